@@ -1,0 +1,30 @@
+"""Small Vision Transformers that work: MAE-lite pre-training, fine-tuning and fair comparison.
+
+Importing the package is cheap; torch is loaded with the first function that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+_WHERE = {
+    "get_recipe": ("mae_lite.recipes", "get"),
+    "derive": ("mae_lite.recipes", "derive"),
+    "Recipe": ("mae_lite.config", "Recipe"),
+    "Runtime": ("mae_lite.config", "Runtime"),
+    "run": ("mae_lite.training", "run"),
+    "evaluate": ("mae_lite.evaluation.classifier", "evaluate_run"),
+    "load_encoder": ("mae_lite.evaluation.load", "load_encoder"),
+    "load_run": ("mae_lite.evaluation.load", "load_run"),
+}
+__all__ = ["__version__", *_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'mae_lite' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,216 @@
+"""The command line. Heavy imports happen inside the commands, so that help and listings start at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from mae_lite import __version__, config, costs, overrides, recipes
+from mae_lite.errors import EXIT_STOPPED, ConfigError, DiskError, MaeLiteError, nearest
+
+
+class ListOptions(config.Config):
+    """Options of ``mae-lite recipes``."""
+
+    json_output: bool = False
+    """Print JSON with every setting instead of a table."""
+
+
+class EvaluateOptions(config.Config):
+    """Options of ``mae-lite evaluate``."""
+
+    data: str | None = None
+    """Labelled images; by default the test split of the run's own data."""
+    split: Literal["train", "test"] = "test"
+    """Split of data that has both."""
+    batch_size: int = 256
+    """Images per forward pass."""
+    workers: int = 0
+    """Processes that read images."""
+    json_output: bool = False
+    """Print JSON instead of a table."""
+
+
+class DemoOptions(config.Config):
+    """Options of ``mae-lite demo``."""
+
+    out: str = "runs/demo"
+    """Folder for the runs and the page."""
+    processes: int = 2
+    """Runs carried out at once, one thread each."""
+    pretrain_steps: int | None = None
+    """Shorter pre-training, for a quick look."""
+    finetune_steps: int | None = None
+    """Shorter fine-tuning, for a quick look."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code (see :mod:`mae_lite.errors`)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("mae_lite").setLevel(logging.INFO)
+    try:
+        return _dispatch(words)
+    except MaeLiteError as error:
+        if debug:
+            raise
+        if int(os.environ.get("RANK", "0")) == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if debug:
+            raise
+        explained = DiskError(str(error), fix="check the disk and the permissions; --debug shows where it happened")
+        print(f"error: {explained}", file=sys.stderr)
+        return explained.exit_code
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if words[0] == "--version":
+        print(f"mae-lite {__version__}")
+        return 0
+    command, *rest = words
+    if command not in COMMANDS:
+        raise ConfigError(f"unknown command {command!r}{nearest(command, COMMANDS)}", fix="mae-lite --help lists them")
+    return COMMANDS[command](rest)
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10} {(function.__doc__ or '').splitlines()[0]}" for name, function in COMMANDS.items()]
+    return "\n".join(
+        [
+            "mae-lite: small Vision Transformers that work",
+            "",
+            "usage: mae-lite COMMAND [--help] [--debug] ...",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _options(words: Sequence[str], model: type[overrides.ModelT], prog: str, base: dict[str, Any]) -> overrides.ModelT:
+    if any(word in ("-h", "--help") for word in words):
+        _help(model, prog, base)
+    return overrides.build(model, overrides.parse(words, model, base))
+
+
+def _help(model: type[BaseModel], prog: str, base: dict[str, Any]) -> None:
+    import tyro
+
+    default = model.model_validate({"data": "DATA", **base} if "data" in model.model_fields else base)
+    tyro.cli(
+        model,
+        prog=prog,
+        default=default,
+        args=["--help"],
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+    )
+
+
+def _positional(words: Sequence[str], name: str, usage: str, example: str) -> tuple[str, list[str]]:
+    if words and not words[0].startswith("-"):
+        return words[0], list(words[1:])
+    if any(word in ("-h", "--help") for word in words):
+        print(f"usage: {usage}")
+        raise SystemExit(0)
+    raise ConfigError(f"{name} is missing", fix=example)
+
+
+def list_recipes(words: Sequence[str]) -> int:
+    """List recipes with parameters, cost, source and the number to expect."""
+    options = _options(words, ListOptions, "mae-lite recipes", {})
+    known = [recipes.get(name) for name in recipes.names()]
+    if options.json_output:
+        print(json.dumps([recipe.model_dump(mode="json") for recipe in known], indent=2))
+        return 0
+    print(f"{'recipe':<22} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
+    for recipe in known:
+        use, step = costs.forward_gflops(recipe.encoder), costs.step_gflops(recipe)
+        parameters = f"{costs.encoder_parameters(recipe.encoder) / 1e6:.2f} M"
+        print(f"{recipe.name:<22} {parameters:>10} {use:>13.3g} {step:>15.3g}")
+        print(f"    expect  {recipe.note.expected}\n    source  {recipe.note.source}")
+    print("\nParameters are the encoder's, without a head. mae-lite pretrain RECIPE --help shows every setting.")
+    return 0
+
+
+def pretrain(words: Sequence[str]) -> int:
+    """Pre-train an encoder: mae-lite pretrain RECIPE --data DATA."""
+    return _train("pretrain", words)
+
+
+def finetune(words: Sequence[str]) -> int:
+    """Train a classifier: mae-lite finetune RECIPE --data DATA [--init RUN]."""
+    return _train("finetune", words)
+
+
+def _train(command: str, words: Sequence[str]) -> int:
+    supervised = command == "finetune"
+    fitting = [n for n in recipes.names() if isinstance(recipes.get(n).method, config.Supervised) == supervised]
+    usage = f"mae-lite {command} RECIPE --data DATA [--FIELD VALUE ...]\nrecipes: {', '.join(fitting)}"
+    name, rest = _positional(words, "the recipe", usage, f"mae-lite {command} {fitting[0]} --data DATA")
+    recipe = recipes.get(name)
+    if isinstance(recipe.method, config.Supervised) != supervised:
+        other = "pretrain" if supervised else "finetune"
+        raise ConfigError(f"{command} cannot run the recipe {name!r}", fix=f"mae-lite {other} {name} --data DATA")
+    request = _options(rest, config.Request, f"mae-lite {command} {name}", recipe.model_dump())
+    from mae_lite import training
+
+    outcome = training.run(*request.split())
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{outcome.state} at step {outcome.step} of {outcome.total_steps}: {outcome.folder}")
+        if outcome.state != "finished":
+            print(
+                "the same command continues it"
+                + (" further with a higher --stop-after-steps" * (outcome.state == "paused"))
+            )
+    return EXIT_STOPPED if outcome.state == "stopped" else 0
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """Measure the exact accuracy of a classifier: mae-lite evaluate RUN [--data DATA]."""
+    usage = "mae-lite evaluate RUN [--data DATA] [--split test] [--json-output]"
+    run, rest = _positional(words, "the run folder", usage, "mae-lite evaluate runs/NAME")
+    options = _options(rest, EvaluateOptions, "mae-lite evaluate RUN", {})
+    from mae_lite.evaluation import classifier
+
+    result = classifier.evaluate_run(
+        Path(run), options.data, options.split, batch_size=options.batch_size, workers=options.workers
+    )
+    print(json.dumps(result, indent=2) if options.json_output else classifier.as_text(result))
+    return 0
+
+
+def demo(words: Sequence[str]) -> int:
+    """Show what MAE pre-training gains on handwritten digits, in minutes, with a page to look at."""
+    options = _options(words, DemoOptions, "mae-lite demo", {})
+    from mae_lite import demo as road
+
+    return road.run(Path(options.out), options.processes, options.pretrain_steps, options.finetune_steps)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": demo,
+    "recipes": list_recipes,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "evaluate": evaluate,
+}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,357 @@
+"""Every setting of a run, on one page that does not import torch.
+
+A :class:`Recipe` holds all that decides a result; :class:`Runtime` holds where and how the run is
+carried out and never changes the schedule. Durations are in epochs; only the engine counts steps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mae_lite.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Config(BaseModel):
+    """A frozen page of settings; an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class LabNote(Config):
+    """Where a recipe comes from and what to expect of it; not part of its identity."""
+
+    source: str
+    """Paper section, public table or own search."""
+    command: str
+    """The command that runs it."""
+    cost: str
+    """Time and hardware."""
+    expected: str
+    """The number to expect, and after what."""
+
+
+def _require_multiple(name: str, value: int, factor: int, because: str) -> None:
+    if value % factor:
+        raise ConfigError(
+            name,
+            found=str(value),
+            expected=f"a multiple of {because} {factor}",
+            fix=f"--{name.replace('_', '-')} {math.ceil(value / factor) * factor}",
+        )
+
+
+class Encoder(Config):
+    """The Vision Transformer, built by timm."""
+
+    name: str = "vit_tiny_patch16_224"
+    """timm architecture; the fields below override its own values."""
+    image_size: int = Field(224, ge=1)
+    """Side of the square input, in pixels."""
+    channels: int = Field(3, ge=1)
+    """Channels of the input."""
+    patch_size: int = Field(16, ge=1)
+    """Side of a patch, in pixels."""
+    width: int = Field(192, ge=1)
+    """Channels of a token."""
+    depth: int = Field(12, ge=1)
+    """Number of blocks."""
+    num_heads: int = Field(12, ge=1)
+    """Attention heads; timm's own ViT-Tiny has 3 and computes something else with the same weights."""
+    positions: Literal["sincos", "learned"] = "sincos"
+    """Start of the position table: fixed 2-D sin-cos values, or N(0, 0.02)."""
+    init: Literal["xavier", "trunc_normal"] = "xavier"
+    """Start of the linear layers: Xavier uniform (MAE), or truncated normal 0.02 (from scratch)."""
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0)
+    """Stochastic depth rate of the last block; it rises linearly from 0."""
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return self.grid**2
+
+    @model_validator(mode="after")
+    def _check(self) -> Encoder:
+        if self.image_size % self.patch_size or self.image_size < self.patch_size:
+            below = max(self.image_size // self.patch_size, 1) * self.patch_size
+            raise ConfigError(
+                "encoder.image_size",
+                found=str(self.image_size),
+                expected=f"a multiple of encoder.patch_size {self.patch_size}",
+                fix=f"--encoder.image-size {below} (or {below + self.patch_size})",
+            )
+        _require_multiple("encoder.width", self.width, self.num_heads, "encoder.num_heads")
+        if self.positions == "sincos":
+            _require_multiple("encoder.width", self.width, 4, "the sin-cos table's 4 parts, i.e.")
+        return self
+
+
+class MAE(Config):
+    """Masked autoencoder (He et al. 2022) with a light decoder."""
+
+    kind: Literal["mae"] = "mae"
+    mask_ratio: float = 0.75
+    """Share of the patches hidden from the encoder, per image."""
+    decoder_depth: int = Field(1, ge=1)
+    """Decoder blocks."""
+    decoder_width: int = Field(96, ge=4)
+    """Channels of a decoder token."""
+    decoder_heads: int = Field(3, ge=1)
+    """Attention heads of the decoder."""
+    normalize_target: bool = True
+    """Predict (pixel - patch mean) / patch deviation instead of the pixel."""
+
+    @model_validator(mode="after")
+    def _check(self) -> MAE:
+        _require_multiple("method.decoder_width", self.decoder_width, self.decoder_heads, "method.decoder_heads")
+        _require_multiple("method.decoder_width", self.decoder_width, 4, "the sin-cos table's 4 parts, i.e.")
+        return self
+
+    def kept(self, patches: int) -> int:
+        """Return how many of ``patches`` stay visible: floor(round(N (1 - r), 6))."""
+        return math.floor(round(patches * (1.0 - self.mask_ratio), 6))
+
+
+class Supervised(Config):
+    """Classification, for training from scratch and for fine-tuning."""
+
+    kind: Literal["supervised"] = "supervised"
+    pooling: Literal["mean", "token"] = "mean"
+    """Mean of patch tokens, then a new LayerNorm; or the class token after the final LayerNorm."""
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of the target spread over all classes."""
+    mixup: float = Field(0.0, ge=0.0)
+    """alpha of the beta distribution of mixup; 0 switches it off."""
+    cutmix: float = Field(0.0, ge=0.0)
+    """alpha of the beta distribution of cutmix; 0 switches it off."""
+    mix_probability: float = Field(1.0, ge=0.0, le=1.0)
+    """Share of the batches that are mixed at all."""
+
+
+Method = Annotated[MAE | Supervised, Field(discriminator="kind")]
+
+
+class Augmentation(Config):
+    """What happens to an image between decoding and the model."""
+
+    crop_scale: tuple[float, float] | None = (0.08, 1.0)
+    """Share of the area that a random crop covers; None resizes the whole image."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Range of width / height of a random crop."""
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    """Resampling in training; "random" picks bicubic or bilinear per image."""
+    flip: float = Field(0.5, ge=0.0, le=1.0)
+    """Probability of a horizontal flip."""
+    rotate_degrees: float = Field(0.0, ge=0.0, le=180.0)
+    """Rotation by up to this many degrees either way."""
+    translate: float = Field(0.0, ge=0.0, lt=1.0)
+    """Shift by up to this share of the side, either way on each axis."""
+    zoom: tuple[float, float] = (1.0, 1.0)
+    """Range of the scale factor that goes with rotation and shift."""
+    randaugment: str | None = None
+    """timm's RandAugment string, e.g. "rand-m10-mstd0.5-inc1"."""
+    erasing: float = Field(0.0, ge=0.0, le=1.0)
+    """Probability of replacing a random rectangle by noise."""
+    eval_crop: float = Field(0.875, gt=0.0, le=1.0)
+    """Evaluation resizes the short side to image_size / eval_crop and crops the centre."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Channel means of pixels in 0 to 1."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """Channel standard deviations of pixels in 0 to 1."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Augmentation:
+        ranges = {"crop_scale": self.crop_scale, "crop_ratio": self.crop_ratio, "zoom": self.zoom}
+        for name, pair in ranges.items():
+            if pair is not None and not 0 < pair[0] <= pair[1]:
+                raise ConfigError(
+                    f"augmentation.{name}", found=f"{pair}", expected="0 < low <= high", fix="give the lower end first"
+                )
+        if self.crop_scale is not None and self.crop_scale[1] > 1:
+            raise ConfigError(
+                "augmentation.crop_scale",
+                found=f"{self.crop_scale}",
+                expected="an upper end of at most 1",
+                fix="--augmentation.crop-scale 0.08 1.0",
+            )
+        if any(value <= 0 for value in self.std):
+            raise ConfigError(
+                "augmentation.std", found=f"{self.std}", expected="numbers above 0", fix="use the data set's own"
+            )
+        return self
+
+
+class AdamW(Config):
+    """AdamW with decoupled weight decay."""
+
+    kind: Literal["adamw"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+    eps: float = Field(1e-8, gt=0.0)
+    """Added to the denominator."""
+    weight_decay: float = Field(0.05, ge=0.0)
+    """Decoupled weight decay."""
+    no_decay: tuple[Literal["vectors", "tokens"], ...] = ("vectors", "tokens")
+    """Exempt from decay: "vectors" (biases, norms), "tokens" (positions, class token)."""
+
+
+class SGD(Config):
+    """Stochastic gradient descent with momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    momentum: float = Field(0.9, ge=0.0, lt=1.0)
+    """Momentum."""
+    nesterov: bool = True
+    """Nesterov's variant."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    """L2 penalty."""
+    no_decay: tuple[Literal["vectors", "tokens"], ...] = ("vectors", "tokens")
+    """Exempt from decay: "vectors" (biases, norms), "tokens" (positions, class token)."""
+
+
+Optimizer = Annotated[AdamW | SGD, Field(discriminator="kind")]
+
+
+def _check_mask_ratio(method: MAE, patches: int) -> None:
+    ratio = method.mask_ratio
+    if math.isfinite(ratio) and 0 < ratio < 1 and 1 <= method.kept(patches) < patches:
+        return
+    low, high = 1 / patches, 1 - 1 / patches
+    raise ConfigError(
+        "method.mask_ratio",
+        found=f"{ratio:g}",
+        expected=f"{low:.4g} to {high:.4g}, so that at least one of {patches} patches is hidden and one visible"
+        if patches > 1
+        else "an image of more than one patch",
+        fix="--method.mask-ratio 0.75" if patches > 1 else "use a larger image_size or a smaller patch_size",
+    )
+
+
+class Recipe(Config):
+    """Everything that decides the result of a run, given its data and its starting weights."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")
+    """Name of the recipe."""
+    note: LabNote
+    """Source, command, cost and the number to expect."""
+    parent: str | None = None
+    """Recipe that this one was derived from."""
+    start: Literal["random", "pretrained"] = "random"
+    """Whether the run needs weights to start from (--init)."""
+    encoder: Encoder = Encoder()
+    method: Method
+    augmentation: Augmentation = Augmentation()
+    optimizer: Optimizer
+    global_batch_size: int = Field(ge=1)
+    """Images per update, over all devices and micro-batches."""
+    epochs: float = Field(gt=0.0)
+    """Passes over the training images."""
+    warmup_epochs: float = Field(0.0, ge=0.0)
+    """Epochs of linear warm-up, counted in steps."""
+    lr_per_256: float = Field(gt=0.0)
+    """Peak learning rate at a global batch of 256; it scales linearly."""
+    warmup_start_lr: float = Field(0.0, ge=0.0)
+    """Learning rate of the first update."""
+    final_lr: float = Field(0.0, ge=0.0)
+    """End of the cosine; layer decay scales it too."""
+    layer_decay: float = Field(1.0, gt=0.0, le=1.0)
+    """Factor of the learning rate per layer below the head."""
+    clip_grad_norm: float | None = Field(None, gt=0.0)
+    """Largest gradient norm; None leaves gradients as they are."""
+    ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
+    """Decay of an exponential moving average of the weights, used for evaluation; None keeps none."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16 is mixed precision on a GPU and float32 on a CPU."""
+    labels_per_class: int | None = Field(None, ge=1)
+    """Train on this many images of each class, drawn by the seed; None takes all."""
+    validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of train set aside, stratified by seed, when no validation data are given."""
+    seed: int = Field(0, ge=0, le=2**63 - 1)
+    """Seed of every random draw."""
+
+    @property
+    def peak_lr(self) -> float:
+        """Learning rate at the end of warm-up."""
+        return self.lr_per_256 * self.global_batch_size / 256
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if isinstance(self.method, MAE):
+            _check_mask_ratio(self.method, self.encoder.patches)
+        for name, values in (("mean", self.augmentation.mean), ("std", self.augmentation.std)):
+            if len(values) != self.encoder.channels:
+                raise ConfigError(
+                    f"augmentation.{name}",
+                    found=f"{len(values)} values",
+                    expected=f"one for each of encoder.channels {self.encoder.channels}",
+                    fix=f"--augmentation.{name} {' '.join(['0.5'] * self.encoder.channels)}",
+                )
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(
+                "warmup_epochs",
+                found=f"{self.warmup_epochs:g}",
+                expected=f"at most epochs {self.epochs:g}",
+                fix=f"--warmup-epochs {self.epochs / 10:g}",
+            )
+        return self
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all settings that decide the result (not name, note and parent)."""
+        settings = self.model_dump(mode="json", exclude={"name", "note", "parent"})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+class Runtime(Config):
+    """Where and how a run is carried out; nothing here changes the schedule."""
+
+    data: str
+    """Training images: a folder, a parquet file, or "digits"."""
+    val_data: str | None = None
+    """Validation images; without them the recipe's validation_fraction of train is used."""
+    out: str | None = None
+    """Run folder; by default runs/RECIPE-HASH, so that the same command finds its run again."""
+    init: str | None = None
+    """Weights to start from: a run folder, a checkpoint folder or a file."""
+    stop_after_steps: int | None = Field(None, ge=1)
+    """Stop early, resumable, when this many updates have been made in all."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Images per device and forward pass; smaller than the batch means accumulation."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that read images; None chooses."""
+    log_every_steps: int = Field(10, ge=1)
+    """Updates between two rows of metrics.jsonl."""
+    save_every_steps: int | None = Field(None, ge=1)
+    """Updates between two checkpoints; None saves every minute or so, at most 2 % of the time."""
+    validate_every_epochs: float = Field(1.0, gt=0.0)
+    """Epochs between two validations, where there are validation images."""
+    devices: int = Field(1, ge=1)
+    """Devices on this machine."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device."""
+    tensorboard: bool = True
+    """Write TensorBoard event files beside metrics.jsonl."""
+    progress: bool = True
+    """Show progress."""
+
+
+class Request(Runtime, Recipe):
+    """A recipe and its runtime on one page: what the command line overrides."""
+
+    def split(self) -> tuple[Recipe, Runtime]:
+        """Return the two pages."""
+        values = dict(self)
+        recipe = {name: values[name] for name in Recipe.model_fields}
+        runtime = {name: values[name] for name in Runtime.model_fields}
+        return Recipe.model_validate(recipe), Runtime.model_validate(runtime)

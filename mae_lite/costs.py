@@ -1,0 +1,53 @@
+"""Parameters and arithmetic of a recipe, counted without building it (and without importing torch).
+
+A multiply-add counts as two operations; a training step costs three forward passes.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from mae_lite import config
+
+
+def encoder_parameters(encoder: config.Encoder) -> int:
+    """Return the parameters of the encoder with its position table and without a head."""
+    width, values = encoder.width, encoder.channels * encoder.patch_size**2
+    projection = width * values + width
+    tokens = width + (encoder.patches + 1) * width
+    blocks = encoder.depth * (12 * width**2 + 13 * width)
+    return projection + tokens + blocks + 2 * width
+
+
+def forward_gflops(encoder: config.Encoder) -> float:
+    """Return the GFLOPs of encoding one image, all patches visible: the cost of using the model."""
+    return _encode(encoder, encoder.patches) / 1e9
+
+
+def step_gflops(recipe: config.Recipe) -> float:
+    """Return the GFLOPs of one training step per image."""
+    encoder = recipe.encoder
+    match recipe.method:
+        case config.MAE() as method:
+            kept = method.kept(encoder.patches)
+            forward = _encode(encoder, kept) + _decode(encoder, method, kept)
+        case config.Supervised():
+            forward = _encode(encoder, encoder.patches)
+        case never:
+            assert_never(never)
+    return 3 * forward / 1e9
+
+
+def _encode(encoder: config.Encoder, patches: int) -> float:
+    values = encoder.channels * encoder.patch_size**2
+    return 2 * patches * values * encoder.width + _blocks(encoder.depth, patches + 1, encoder.width)
+
+
+def _decode(encoder: config.Encoder, method: config.MAE, kept: int) -> float:
+    width, values = method.decoder_width, encoder.channels * encoder.patch_size**2
+    maps = 2 * (kept + 1) * encoder.width * width + 2 * (encoder.patches - kept) * width * values
+    return maps + _blocks(method.decoder_depth, encoder.patches + 1, width)
+
+
+def _blocks(depth: int, tokens: int, width: int) -> float:
+    return depth * (24 * tokens * width**2 + 4 * tokens**2 * width)

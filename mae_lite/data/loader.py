@@ -1,0 +1,240 @@
+"""Batches of uint8 images, in an order that depends on seed and epoch alone.
+
+Workers, ranks, micro-batches and the step at which a run starts change who does the work, never the result.
+"""
+
+from __future__ import annotations
+
+import atexit
+import signal
+import weakref
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mae_lite import draws
+from mae_lite.data.plan import Indices, Key, Plan
+from mae_lite.data.sources import Source
+from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform
+from mae_lite.errors import ConfigError, DataError, DiskError
+
+__all__ = ["Batch", "Loader", "Plan", "evaluation_loader", "to_device", "training_loader"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples."""
+
+    images: torch.Tensor
+    """[B, C, H, W] uint8; float32 and normalised after :func:`to_device`."""
+    labels: torch.Tensor
+    """[B] int64, -1 without labels."""
+    ids: torch.Tensor
+    """[B] int64, position of each sample in its source."""
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, from where a GPU copies without waiting; PyTorch calls this."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.ids.pin_memory())
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """The updates ``start`` to ``stop`` - 1 as a sampler: iterable anew, with a length."""
+
+    plan: Plan
+    start: int
+    stop: int
+
+    def __iter__(self) -> Iterator[Key]:
+        return self.plan.keys(self.start, self.stop)
+
+    def __len__(self) -> int:
+        return max(self.stop - self.start, 0) * self.plan.micro_batches
+
+
+class _Samples(Dataset["Batch | DataError"]):
+    """Whole batches by key. An error is returned instead of raised, for PyTorch would rebuild it from text alone."""
+
+    def __init__(self, source: Source, channels: int, transform: TrainTransform | EvalTransform, seed: int) -> None:
+        self.source, self.channels, self.transform, self.seed = source, channels, transform, seed
+
+    def __getitem__(self, key: Key) -> Batch | DataError:
+        epoch, indices = key
+        try:
+            images = np.stack(list(self._images(epoch, indices)))
+        except DataError as error:
+            return error
+        return Batch(
+            torch.from_numpy(images), torch.from_numpy(self.source.labels[indices]), torch.from_numpy(indices.copy())
+        )
+
+    def _images(self, epoch: int, indices: Indices) -> Iterator[Pixels]:
+        if isinstance(self.transform, EvalTransform):
+            for index in indices.tolist():
+                yield self.transform(self.source.image(index, self.channels))
+            return
+        uniforms = draws.uniform(draws.key(self.seed, "augment", epoch), indices, DRAWS)
+        for index, row in zip(indices.tolist(), uniforms, strict=True):
+            key = draws.key(self.seed, "transform", epoch, index)
+            yield self.transform(self.source.image(index, self.channels), row, key)
+
+
+class Loader:
+    """Batches in order; each pass starts the workers anew."""
+
+    def __init__(self, samples: _Samples, keys: Iterable[Key], workers: int, pin_memory: bool) -> None:
+        """Prepare; workers start with the first batch."""
+        settings: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": _start_worker} if workers else {}
+        self._loader: DataLoader[Batch | DataError] = DataLoader(
+            samples,
+            sampler=keys,  # each key is asked of the data set as it is
+            batch_size=None,  # each key is a whole batch already
+            collate_fn=_unchanged,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # or it would draw a seed from the global generator
+            **settings,
+        )
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches.
+
+        Raises:
+            DataError: when an image cannot be read; the same as in the worker.
+            DiskError: when a worker process died.
+        """
+        batches = _checked(iter(self._loader))
+        # A pass still open when the program ends must let go of its workers before PyTorch waits for them.
+        atexit.register(_close, weakref.ref(batches))
+        return batches
+
+
+def _checked(batches: Iterator[Batch | DataError]) -> Generator[Batch, None, None]:
+    try:
+        for item in batches:
+            if isinstance(item, DataError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):  # anything else is a bug in what a worker ran
+            raise
+        raise DiskError(
+            "a process that reads images died",
+            found=str(error).splitlines()[0],
+            expected="enough memory, and enough shared memory (/dev/shm)",
+            fix="use fewer of them with --workers 2, or none with --workers 0 to see the cause",
+        ) from error
+    finally:
+        # Not left to garbage collection: a traceback may keep the iterator, and Python at exit waits for workers.
+        if (stop := getattr(batches, "_shutdown_workers", None)) is not None:
+            stop()
+
+
+def _close(batches: weakref.ref[Generator[Batch, None, None]]) -> None:
+    if (alive := batches()) is not None:
+        alive.close()
+
+
+def training_loader(
+    source: Source,
+    transform: TrainTransform,
+    plan: Plan,
+    *,
+    channels: int,
+    start_step: int,
+    stop_step: int,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """Load this rank's micro-batches of updates ``start_step`` to ``stop_step`` - 1, across epochs.
+
+    Args:
+        source: training images; ``plan.samples`` of them.
+        transform: augmentation.
+        plan: order and division of the samples.
+        channels: 1 or 3.
+        start_step: first update, counted from the start of training.
+        stop_step: update before which to stop.
+        workers: processes that read ahead; 0 reads in this one.
+        pin_memory: whether to put batches into page-locked memory, for a GPU.
+
+    Returns:
+        ``plan.micro_batches`` batches of ``plan.micro_batch_size`` for each update.
+
+    Raises:
+        ConfigError: when the plan was made for another number of images.
+    """
+    if plan.samples != len(source):
+        raise ConfigError(
+            "plan.samples",
+            found=str(plan.samples),
+            expected=f"the {len(source)} images of {source.name!r}",
+            fix="make the plan from the source that is loaded",
+        )
+    samples = _Samples(source, channels, transform, plan.seed)
+    return Loader(samples, _Keys(plan, start_step, stop_step), workers, pin_memory)
+
+
+def evaluation_loader(
+    source: Source,
+    transform: EvalTransform,
+    *,
+    batch_size: int,
+    channels: int,
+    workers: int = 0,
+    ranks: int = 1,
+    rank: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """Load every sample exactly once over all ranks, in order; the last batch may be smaller.
+
+    Each rank has a contiguous share. Shares differ by at most one sample, so that ranks may have different
+    numbers of batches: wait for each other after the loop, not in it.
+    """
+    first, last = len(source) * rank // ranks, len(source) * (rank + 1) // ranks
+    starts = range(first, last, batch_size)
+    keys = [(0, np.arange(start, min(start + batch_size, last), dtype=np.int64)) for start in starts]
+    return Loader(_Samples(source, channels, transform, seed=0), keys, workers, pin_memory)
+
+
+def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...], std: tuple[float, ...]) -> Batch:
+    """Copy bytes to the device and normalise there: (x / 255 - mean) / std, float32.
+
+    Args:
+        batch: with uint8 images [B, C, H, W].
+        device: where to.
+        mean: [C] channel means of pixels in 0 to 1.
+        std: [C] channel deviations of pixels in 0 to 1.
+
+    Returns:
+        The batch on the device, with float32 images.
+    """
+    moved = Batch(*(tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.ids)))
+    centre, spread = (torch.tensor(values).view(1, -1, 1, 1).to(device, non_blocking=True) for values in (mean, std))
+    return replace(moved, images=moved.images.float().div_(255).sub_(centre).div_(spread))
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _start_worker(worker: int) -> None:  # noqa: ARG001  # PyTorch passes the number
+    torch.set_num_threads(1)
+    # These signals go to the whole process group; the main process decides, and ends its workers itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _ignore_once)
+
+
+def _ignore_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a signal handler takes both
+    # A second one ends the worker: Python sends it at exit and would wait for ever for a worker that ignored it.
+    signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,227 @@
+"""From a decoded image to the uint8 array that is batched; every random number is an argument."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from mae_lite import draws
+from mae_lite.config import Augmentation
+from mae_lite.errors import ConfigError
+
+Pixels = npt.NDArray[np.uint8]
+Uniforms = npt.NDArray[np.float32]
+Box = tuple[int, int, int, int]
+"""Left, top, width, height in pixels."""
+
+DRAWS = 48
+"""Uniform numbers in [0, 1) that :class:`TrainTransform` takes per image, at the fixed positions below."""
+
+_ATTEMPTS = 10
+_CROP = slice(0, 4 * _ATTEMPTS)  # area, ratio, top, left for each attempt
+_INTERPOLATION, _FLIP, _ROTATE, _SHIFT_X, _SHIFT_Y, _ZOOM, _ERASE = range(40, 47)
+
+_ERASED_AREA = (0.02, 1 / 3)
+_ERASED_RATIO = (0.3, 1 / 0.3)
+_RAND_AUGMENT = re.compile(r"rand(-((m|n|mmax|inc)\d+|(mstd|p)(\d+(\.\d*)?)|t(weights|3aw?)))*")
+_MAX_RESIZED = 50_000_000  # pixels; a strip of 10000 x 1 would grow beyond any memory
+
+
+class TrainTransform:
+    """Random crop, flip, affine map, RandAugment and erasing, in this order."""
+
+    def __init__(self, augmentation: Augmentation, image_size: int, channels: int) -> None:
+        """Prepare for square outputs.
+
+        Args:
+            augmentation: what to do and how strongly.
+            image_size: side of the output, in pixels.
+            channels: 1 or 3, as the images come.
+
+        Raises:
+            ConfigError: when RandAugment is asked for grey images, or its string is wrong.
+        """
+        self.augmentation, self.image_size, self.channels = augmentation, image_size, channels
+        self._rand_augment = None
+        if augmentation.randaugment is not None:
+            self._rand_augment = _rand_augment(augmentation.randaugment, augmentation, image_size, channels)
+
+    def __call__(self, image: Image.Image, u: Uniforms, key: int) -> Pixels:
+        """Transform one image.
+
+        Args:
+            image: mode "L" for 1 channel, "RGB" for 3, any size.
+            u: [DRAWS] uniform numbers in [0, 1).
+            key: key of this sample for what draws its own numbers (RandAugment, erasing).
+
+        Returns:
+            [C, H, W] uint8.
+        """
+        augmentation, size = self.augmentation, self.image_size
+        if augmentation.crop_scale is not None:
+            left, top, width, height = crop_box(image.size, augmentation.crop_scale, augmentation.crop_ratio, u[_CROP])
+            image = image.crop((left, top, left + width, top + height))
+        if image.size != (size, size) or augmentation.crop_scale is not None:
+            image = image.resize((size, size), _resampling(augmentation.interpolation, float(u[_INTERPOLATION])))
+        if u[_FLIP] < augmentation.flip:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if augmentation.rotate_degrees or augmentation.translate or augmentation.zoom != (1.0, 1.0):
+            image = _affine(image, augmentation, u)
+        if self._rand_augment is not None:
+            with draws.seeded_globals(key):
+                image = self._rand_augment(image)
+        pixels = _channels_first(image)
+        if u[_ERASE] < augmentation.erasing:
+            erase(pixels, augmentation.mean, augmentation.std, draws.generator(key))
+        return pixels
+
+
+class EvalTransform:
+    """Resize the short side, crop the centre: the same for every model, nothing random."""
+
+    def __init__(self, augmentation: Augmentation, image_size: int, channels: int) -> None:
+        """Prepare for square outputs of side ``image_size`` from images of ``channels`` channels."""
+        self.image_size, self.channels = image_size, channels
+        self.short_side = round(image_size / augmentation.eval_crop)
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """Return the centre of ``image`` (any size) as [C, H, W] uint8."""
+        size, (width, height) = self.image_size, image.size
+        short = min(width, height)
+        wide = int(self.short_side * width / short), int(self.short_side * height / short)
+        left, top = round((wide[0] - size) / 2), round((wide[1] - size) / 2)
+        if wide[0] * wide[1] > _MAX_RESIZED:  # the same pixels up to rounding, without those that are cut off
+            x, y = width / wide[0], height / wide[1]
+            box = (left * x, top * y, (left + size) * x, (top + size) * y)
+            return _channels_first(image.resize((size, size), Image.Resampling.BICUBIC, box))
+        if short != self.short_side:
+            image = image.resize(wide, Image.Resampling.BICUBIC)
+        return _channels_first(image.crop((left, top, left + size, top + size)))
+
+
+def crop_box(size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], u: Uniforms) -> Box:
+    """Choose a random crop as torchvision's ``RandomResizedCrop`` does.
+
+    The area is uniform, the ratio of width to height log-uniform; after ten attempts that do not fit, the
+    largest central crop within the range of ratios is taken.
+
+    Args:
+        size: width and height of the image.
+        scale: range of the crop's share of the area.
+        ratio: range of width / height.
+        u: [40] uniform numbers, four for each attempt.
+
+    Returns:
+        The crop; it lies within the image and is never empty.
+    """
+    width, height = size
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for area_draw, ratio_draw, top_draw, left_draw in u.reshape(_ATTEMPTS, 4).tolist():
+        area = width * height * (scale[0] + (scale[1] - scale[0]) * area_draw)
+        aspect = math.exp(low + (high - low) * ratio_draw)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(left_draw * (width - w + 1)), int(top_draw * (height - h + 1)), w, h
+    # At least one pixel: torchvision fails on strips so thin that the clamped side rounds to nothing.
+    w = min(width, max(round(height * ratio[1]), 1))
+    h = min(height, max(round(width / ratio[0]), 1))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def erase(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...], generator: np.random.Generator) -> None:
+    """Replace one random rectangle by noise in place, with the defaults of timm's ``RandomErasing``.
+
+    timm erases normalised pixels with N(0, 1); on bytes that is N(mean, std), rounded and clipped.
+
+    Args:
+        pixels: [C, H, W]; left as they are when no rectangle fits in ten attempts.
+        mean: [C] channel means of pixels in 0 to 1.
+        std: [C] channel deviations of pixels in 0 to 1.
+        generator: draws place and noise.
+    """
+    channels, height, width = pixels.shape
+    low, high = math.log(_ERASED_RATIO[0]), math.log(_ERASED_RATIO[1])
+    for area_draw, ratio_draw, top_draw, left_draw in generator.random((_ATTEMPTS, 4)).tolist():
+        area = height * width * (_ERASED_AREA[0] + (_ERASED_AREA[1] - _ERASED_AREA[0]) * area_draw)
+        aspect = math.exp(low + (high - low) * ratio_draw)
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if h < height and w < width:
+            top, left = int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1))
+            noise = generator.standard_normal((channels, h, w), dtype=np.float32)
+            colour = np.reshape(mean, (-1, 1, 1)) + noise * np.reshape(std, (-1, 1, 1))
+            pixels[:, top : top + h, left : left + w] = np.clip(np.rint(255 * colour), 0, 255)
+            return
+
+
+def _resampling(name: str, u: float) -> Image.Resampling:
+    if name == "random":
+        name = "bilinear" if u < 0.5 else "bicubic"
+    return Image.Resampling.BILINEAR if name == "bilinear" else Image.Resampling.BICUBIC
+
+
+def _affine(image: Image.Image, augmentation: Augmentation, u: Uniforms) -> Image.Image:
+    """Rotate and zoom about the centre, then shift; what comes from outside is black."""
+    turn, shift_x, shift_y = (2 * float(u[position]) - 1 for position in (_ROTATE, _SHIFT_X, _SHIFT_Y))
+    angle = math.radians(turn * augmentation.rotate_degrees)
+    low, high = augmentation.zoom
+    zoom = low + (high - low) * float(u[_ZOOM])
+    width, height = image.size
+    shift_x, shift_y = shift_x * augmentation.translate * width, shift_y * augmentation.translate * height
+    # Pillow asks for the inverse map, from output to input, in coordinates where pixel 0 spans 0 to 1.
+    a, b = math.cos(angle) / zoom, math.sin(angle) / zoom
+    x, y = width / 2, height / 2
+    matrix = (a, b, x - a * (x + shift_x) - b * (y + shift_y), -b, a, y + b * (x + shift_x) - a * (y + shift_y))
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+
+
+def _rand_augment(
+    text: str, augmentation: Augmentation, image_size: int, channels: int
+) -> Callable[[Image.Image], Image.Image]:
+    if channels != 3:
+        raise ConfigError(
+            "augmentation.randaugment",
+            found=f"{text!r} with encoder.channels {channels}",
+            expected="3 channels, because its colour operations need them",
+            fix="--augmentation.randaugment None",
+        )
+    from timm.data.auto_augment import rand_augment_transform  # importing timm takes seconds
+
+    settings: dict[str, object] = {
+        "translate_const": int(image_size * 0.45),
+        "img_mean": tuple(min(255, round(255 * value)) for value in augmentation.mean),
+    }
+    if augmentation.interpolation != "random":  # timm picks one per operation unless told otherwise
+        settings["interpolation"] = _resampling(augmentation.interpolation, 0.0)
+    try:
+        # timm passes over sections it cannot read, so that a slip of the pen would go unnoticed.
+        if not _RAND_AUGMENT.fullmatch(text):
+            raise ValueError(text)
+        transform = rand_augment_transform(text, settings)
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ConfigError(
+            "augmentation.randaugment",
+            found=repr(text),
+            expected='a string that timm understands, such as "rand-m9-mstd0.5-inc1"',
+            fix="--augmentation.randaugment rand-m9-mstd0.5-inc1",
+        ) from error
+    for operation in transform.ops:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterize
+    return cast("Callable[[Image.Image], Image.Image]", transform)
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    # At its strongest level timm asks for 0 bits and means black; Pillow 13 raises instead.
+    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+
+
+def _channels_first(image: Image.Image) -> Pixels:
+    pixels: Pixels = np.asarray(image)
+    # A copy in either case: arrays made from Pillow's memory are read-only.
+    return pixels[None].copy() if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy()

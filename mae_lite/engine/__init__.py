@@ -1,0 +1,1 @@
+"""Optimiser, checkpoints and the one training loop."""

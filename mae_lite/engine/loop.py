@@ -1,0 +1,232 @@
+"""The one training loop, used by every method.
+
+An update number `step` is a function of the weights before it, the recipe's seed and `step` itself. Named
+exception to the independence of ranks and micro-batches: drop path, drawn by torch from a seed made of the seed,
+the step, the rank and the micro-batch (a resumed run repeats it exactly).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from mae_lite import config, draws
+from mae_lite.data.loader import Batch, to_device
+from mae_lite.data.plan import Plan
+from mae_lite.display import Show
+from mae_lite.engine import checkpoint
+from mae_lite.engine.checkpoint import Progress
+from mae_lite.engine.optim import LearningRate, set_learning_rate
+from mae_lite.engine.ranks import on_rank_zero
+from mae_lite.engine.signals import StopSignals
+from mae_lite.errors import DiskError, NumericsError
+from mae_lite.methods.base import Method
+
+_log = logging.getLogger(__name__)
+_SAVES_MAY_FAIL = 3
+_SAVE_SECONDS = 60.0
+_SAVE_SHARE = 0.02
+
+Probe = Callable[[int, Any], Mapping[str, float]]
+"""(finished updates, encoder in eval mode) -> numbers for metrics.jsonl."""
+
+
+@dataclass
+class Job:
+    """All the parts of a run, built and restored."""
+
+    recipe: config.Recipe
+    runtime: config.Runtime
+    fabric: Fabric
+    method: Method
+    wrapped: Any
+    optimizer: Any
+    rate: LearningRate
+    plan: Plan
+    batches: Callable[[int, int], Iterator[Batch]]
+    folder: Path
+    log: Callable[[Mapping[str, Any]], None]
+    """Takes a row of metrics; does nothing on all ranks but the first."""
+    signals: StopSignals
+    display: AbstractContextManager[Show]
+    probes: Sequence[Probe] = ()
+    ema: Any = None
+
+
+def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "paused"]:
+    """Make updates until the schedule ends ("finished"), a signal comes ("stopped") or stop_after_steps ("paused").
+
+    Raises:
+        NumericsError: before an update with a loss or gradient that is not finite.
+        DiskError: when the last checkpoint, or several in a row, cannot be written.
+    """
+    fabric, optimizer, end = job.fabric, job.optimizer, job.rate.total_steps
+    last = min(end, job.runtime.stop_after_steps or end)
+    batches, meter, saver = job.batches(progress.step, last), _Meter(job, progress), _Saver(job, progress)
+    job.wrapped.train()
+    with job.display as display:
+        while progress.step < last:
+            step = progress.step
+            set_learning_rate(optimizer, job.rate(step))
+            loss = _backward(job, step, batches)
+            norm = _gradient_norm(job, step, loss)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            job.method.after_step(step + 1, end)
+            if job.ema is not None:
+                job.ema.update_parameters(job.method)
+            progress.step = step + 1
+            meter.add(loss)
+            if _due(progress.step, job.runtime.validate_every_epochs * job.plan.steps_per_epoch, last):
+                _run_probes(job, progress)
+            row = None
+            if _due(progress.step, job.runtime.log_every_steps, last):
+                row = meter.row(job.rate(step), norm)
+                job.log(row)
+            display(progress.step, row)
+            stop, save = _agree(fabric, job.signals.requested is not None, saver.due())
+            if stop or save or progress.step == last:
+                meter.store()
+                saver.save(final=stop or progress.step == last)
+            if stop:
+                return "stopped"
+    return "finished" if progress.step >= end else "paused"
+
+
+def _backward(job: Job, step: int, batches: Iterator[Batch]) -> Tensor:
+    """Add up the gradients of all micro-batches of an update; return their mean loss on this rank."""
+    fabric, count, augmentation = job.fabric, job.plan.micro_batches, job.recipe.augmentation
+    total = torch.zeros((), device=fabric.device)
+    for micro in range(count):
+        batch = to_device(next(batches), fabric.device, augmentation.mean, augmentation.std)
+        drawn = job.method.draw(job.recipe.seed, step, job.plan.micro_rows(micro))
+        on_device = {name: value.to(fabric.device, non_blocking=True) for name, value in drawn.items()}
+        if job.recipe.encoder.drop_path > 0:
+            torch.manual_seed(draws.key(job.recipe.seed, "drop path", step, fabric.global_rank, micro) >> 1)
+        with fabric.no_backward_sync(job.wrapped, enabled=micro + 1 < count):
+            output = job.wrapped(batch.images, batch.labels, on_device)
+            fabric.backward(output.loss / count)
+        total += output.loss.detach() / count
+    return total
+
+
+def _gradient_norm(job: Job, step: int, loss: Tensor) -> Tensor:
+    """Return the norm of all gradients, clipped afterwards where the recipe says so; refuse what is not finite."""
+    parameters = [parameter for parameter in job.method.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+    # Gradients are averaged over the ranks, so one rank's NaN is every rank's and all of them stop here.
+    if not torch.isfinite(norm + loss):
+        raise NumericsError(
+            f"update {step}: loss {loss.item():g}, gradient norm {norm.item():g}; the weights were not changed",
+            expected="finite numbers",
+            fix="lower --lr-per-256 or set --clip-grad-norm 1; on a GPU try --precision fp32",
+        )
+    if job.recipe.clip_grad_norm is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, job.recipe.clip_grad_norm, norm, foreach=True)
+    return norm
+
+
+def _due(step: int, every: float, last: int) -> bool:
+    return step == last or int(step / every) > int((step - 1) / every)
+
+
+def _run_probes(job: Job, progress: Progress) -> None:
+    model = job.ema.module if job.ema is not None else job.method
+    model.eval()
+    with torch.no_grad():
+        measured = [probe(progress.step, model.encoder) for probe in job.probes]
+    job.wrapped.train()
+    progress.measured = {name: value for numbers in measured for name, value in numbers.items()}
+    accuracy = progress.measured.get("val_top1")
+    if accuracy is not None and (progress.best is None or accuracy > progress.best):
+        progress.best, progress.best_step = accuracy, progress.step
+    if progress.measured:
+        epoch = progress.step / job.plan.steps_per_epoch
+        job.log({"step": progress.step, "epoch": round(epoch, 4), **progress.measured})
+
+
+def _agree(fabric: Fabric, stop: bool, save: bool) -> tuple[bool, bool]:
+    """Let every rank do what any rank wants, so that all stop and save at the same step."""
+    if fabric.world_size == 1:
+        return stop, save
+    flags = torch.tensor([int(stop), int(save)], device=fabric.device)
+    torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+    return bool(flags[0]), bool(flags[1])
+
+
+class _Meter:
+    """Sums the loss between two rows of metrics, without waiting for the device at every step."""
+
+    def __init__(self, job: Job, progress: Progress) -> None:
+        self._job, self._progress = job, progress
+        self._sum = torch.tensor(progress.loss_sum, dtype=torch.float32, device=job.fabric.device)
+        self._since, self._images = time.monotonic(), 0
+
+    def add(self, loss: Tensor) -> None:
+        self._sum += loss
+        self._progress.loss_count += 1
+        self._images += self._job.plan.global_batch_size
+
+    def store(self) -> None:
+        """Write the sum, averaged over the ranks, to the progress that is about to be saved."""
+        if self._job.fabric.world_size > 1:
+            torch.distributed.all_reduce(self._sum)
+            self._sum /= self._job.fabric.world_size
+        self._progress.loss_sum = self._sum.item()
+
+    def row(self, rate: float, norm: Tensor) -> dict[str, Any]:
+        self.store()
+        progress, now = self._progress, time.monotonic()
+        row = {
+            "step": progress.step,
+            "epoch": round(progress.step / self._job.plan.steps_per_epoch, 4),
+            "loss": progress.loss_sum / progress.loss_count,
+            "lr": rate,
+            "grad_norm": norm.item(),
+            "images_per_second": self._images / max(now - self._since, 1e-9),
+            "seconds": now - self._since,
+        }
+        self._sum.zero_()
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        self._since, self._images = now, 0
+        return row
+
+
+class _Saver:
+    """Decides when to save, and survives saves that fail for a while."""
+
+    def __init__(self, job: Job, progress: Progress) -> None:
+        self._job, self._progress = job, progress
+        self._last, self._cost, self._failures = time.monotonic(), 0.0, 0
+
+    def due(self) -> bool:
+        every = self._job.runtime.save_every_steps
+        if every is not None:
+            return self._progress.step % every == 0
+        return time.monotonic() - self._last > max(_SAVE_SECONDS, self._cost / _SAVE_SHARE)
+
+    def save(self, final: bool) -> None:
+        start = time.monotonic()
+        try:
+            on_rank_zero(self._job.fabric, self._write)
+            self._failures = 0
+        except DiskError as error:
+            self._failures += 1
+            if final or self._failures >= _SAVES_MAY_FAIL:
+                raise
+            _log.warning("checkpoint of step %d failed, training goes on: %s", self._progress.step, error)
+        self._last = time.monotonic()
+        self._cost = self._last - start
+
+    def _write(self) -> None:
+        job = self._job
+        checkpoint.save(job.folder, self._progress, job.method, job.optimizer.optimizer, job.ema)

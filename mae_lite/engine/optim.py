@@ -1,0 +1,96 @@
+"""Parameter groups, the optimiser and the learning rate of a recipe, per step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import torch
+from timm.models import group_parameters
+from torch import nn
+
+from mae_lite import config
+from mae_lite.methods.base import Method
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """Linear warm-up, then cosine, evaluated at the step that is about to be made (0-based)."""
+
+    peak: float
+    total_steps: int
+    warmup_steps: int
+    start: float = 0.0
+    final: float = 0.0
+
+    @classmethod
+    def of(cls, recipe: config.Recipe, steps_per_epoch: int) -> LearningRate:
+        """Convert the epochs of ``recipe`` to steps; the only place that does."""
+        return cls(
+            peak=recipe.peak_lr,
+            total_steps=max(1, round(recipe.epochs * steps_per_epoch)),
+            warmup_steps=round(recipe.warmup_epochs * steps_per_epoch),
+            start=recipe.warmup_start_lr,
+            final=recipe.final_lr,
+        )
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of the update number ``step``."""
+        if step < self.warmup_steps:
+            return self.start + (self.peak - self.start) * step / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        return self.final + (self.peak - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(method: Method, recipe: config.Recipe) -> list[dict[str, Any]]:
+    """Group the trainable parameters by learning-rate scale and weight decay.
+
+    Layer decay: patch projection, class token and positions are layer 0, block i is layer i + 1, the rest is
+    layer depth + 1; scale = decay^(depth + 1 - layer).
+
+    Returns:
+        Groups for a torch optimiser with the extra entries ``lr_scale`` and ``names``.
+    """
+    encoder: Any = method.encoder
+    layers = {f"encoder.{name}": layer for name, layer in _layers(encoder).items()}
+    top = max(layers.values())
+    tokens = {f"encoder.{name}" for name in encoder.no_weight_decay()}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in method.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        exempt = recipe.optimizer.no_decay
+        free = ("vectors" in exempt and parameter.ndim <= 1) or ("tokens" in exempt and name in tokens)
+        decay = 0.0 if free else recipe.optimizer.weight_decay
+        scale = recipe.layer_decay ** (top - layers.get(name, top))
+        fresh = {"params": [], "names": [], "lr_scale": scale, "weight_decay": decay}
+        group = groups.setdefault((scale, decay), fresh)
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def _layers(encoder: nn.Module) -> dict[str, int]:
+    matcher: Any = getattr(encoder, "group_matcher")  # noqa: B009 - every timm model has one, nn.Module's type does not
+    return dict(group_parameters(encoder, matcher(coarse=False), reverse=True))
+
+
+def build_optimizer(method: Method, recipe: config.Recipe) -> torch.optim.Optimizer:
+    """Build the optimiser of ``recipe`` over its parameter groups; rates are set before each step."""
+    groups = parameter_groups(method, recipe)
+    match recipe.optimizer:
+        case config.AdamW() as settings:
+            return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=settings.betas, eps=settings.eps, fused=True)
+        case config.SGD() as settings:
+            return torch.optim.SGD(
+                groups, lr=recipe.peak_lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True
+            )
+        case never:
+            assert_never(never)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of ``rate``; the floor of the schedule is scaled too."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_scale"]

@@ -1,0 +1,68 @@
+"""Devices and ranks: setting Fabric up, and doing things once for all ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from lightning_fabric import Fabric
+
+from mae_lite.config import Recipe, Runtime
+from mae_lite.errors import ConfigError, MaeLiteError
+
+T = TypeVar("T")
+
+
+def start_fabric(recipe: Recipe, runtime: Runtime) -> Fabric:
+    """Return a launched Fabric for the devices of ``runtime``; torchrun's and SLURM's settings are detected.
+
+    bf16 means mixed precision on a CUDA device and float32 elsewhere.
+
+    Raises:
+        ConfigError: when the devices asked for are not there.
+    """
+    cuda = runtime.accelerator == "cuda" or (runtime.accelerator == "auto" and torch.cuda.is_available())
+    if runtime.accelerator == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("accelerator", found="cuda, but PyTorch sees no GPU", fix="--accelerator cpu")
+    if runtime.accelerator == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("accelerator", found="mps, but this machine has none", fix="--accelerator cpu")
+    if cuda and runtime.devices > torch.cuda.device_count():
+        found = f"{runtime.devices}, but PyTorch sees {torch.cuda.device_count()} GPUs"
+        raise ConfigError("devices", found=found, fix=f"--devices {torch.cuda.device_count()}")
+    devices, nodes = runtime.devices, 1
+    if "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = max(1, int(os.environ.get("WORLD_SIZE", devices)) // devices)
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu" if runtime.accelerator == "auto" else runtime.accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        precision="bf16-mixed" if cuda and recipe.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def on_rank_zero(fabric: Fabric, action: Callable[[], T]) -> T | None:
+    """Do ``action`` on the first rank while the others wait.
+
+    Returns:
+        The action's result on the first rank, None on the others.
+
+    Raises:
+        MaeLiteError: on every rank, when the action raised it on the first.
+    """
+    result: T | None = None
+    error: MaeLiteError | None = None
+    if fabric.is_global_zero:
+        try:
+            result = action()
+        except MaeLiteError as raised:
+            error = raised
+    error = fabric.broadcast(error)
+    if error is not None:
+        raise error
+    return result

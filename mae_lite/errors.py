@@ -1,0 +1,78 @@
+"""Every error a user can meet, with the exit code the command line gives it.
+
+An error says what is wrong, what was found, what was expected and, on a line of its own that starts
+with ``Fix:``, what to do next. Modules raise these classes and no others for anything a user caused.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_STOPPED = 75
+"""Exit code of a run that stopped early, saved its state and can be resumed (``EX_TEMPFAIL``)."""
+
+
+class MaeLiteError(Exception):
+    """Base of all errors with an explanation for the user.
+
+    Args:
+        what: the file, setting or action that is wrong.
+        found: what is there; left out when ``what`` already says it.
+        expected: what would be right.
+        fix: a command, value or action that leads on.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, found: str = "", expected: str = "", fix: str) -> None:
+        """Keep the four parts and build the message from them."""
+        self.what, self.found, self.expected, self.fix = what, found, expected, fix
+        details = [f"found {found}"] if found else []
+        details += [f"expected {expected}"] if expected else []
+        head = f"{what}: {', '.join(details)}" if details else what
+        super().__init__(f"{head}\nFix: {fix}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by parts, so that an error crosses process borders whole."""
+        return (_rebuild, (type(self), self.what, self.found, self.expected, self.fix))
+
+
+def _rebuild(kind: type[MaeLiteError], what: str, found: str, expected: str, fix: str) -> MaeLiteError:
+    return kind(what, found=found, expected=expected, fix=fix)
+
+
+class ConfigError(MaeLiteError):
+    """A setting, recipe or command line that cannot work."""
+
+    exit_code = 2
+
+
+class DataError(MaeLiteError):
+    """Images or labels that are missing or unreadable."""
+
+    exit_code = 3
+
+
+class CheckpointError(MaeLiteError):
+    """Weights or a run folder that cannot be used as asked."""
+
+    exit_code = 4
+
+
+class DiskError(MaeLiteError):
+    """The disk, the permissions or the environment stand in the way."""
+
+    exit_code = 5
+
+
+class NumericsError(MaeLiteError):
+    """A loss or gradient that is not finite."""
+
+    exit_code = 6
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Return " (nearest: 'x')" for the option closest to ``name``, or "" when none is close."""
+    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    return f" (nearest: {close[0]!r})" if close else ""

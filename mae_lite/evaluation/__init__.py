@@ -1,0 +1,1 @@
+"""Exact accuracy of classifiers, in training and afterwards."""

@@ -1,0 +1,94 @@
+"""Exact accuracy: counts are summed over batches and ranks, and divided once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mae_lite.data.loader import Batch, to_device
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy on a labelled set; all shares are in 0 to 1."""
+
+    images: int
+    top1: float
+    """Share of images whose highest score is the label's."""
+    top5: float | None
+    """Share of images whose label is among the five highest scores; None below six classes."""
+    macro: float
+    """Mean of the per-class accuracies over the classes that occur (balanced accuracy)."""
+    per_class: tuple[float | None, ...]
+    """Accuracy of each class; None where no image has it."""
+    confusion: tuple[tuple[int, ...], ...]
+    """Counts, rows: label, columns: prediction; empty above 100 classes."""
+
+
+@torch.no_grad()
+def measure(
+    model: Any,
+    batches: Iterable[Batch],
+    num_classes: int,
+    *,
+    device: torch.device,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Accuracy:
+    """Run ``model`` in eval mode over labelled batches and count.
+
+    Where torch.distributed is initialised, each rank counts its own batches and all return the same sums. A
+    score that is not a number never counts as a hit.
+    """
+    was_training = model.training
+    model.eval()
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    top5 = torch.zeros((), dtype=torch.int64, device=device)
+    for host in batches:
+        batch = to_device(host, device, mean, std)
+        scores = model(batch.images).float()  # [B, classes]
+        first, fifth = _hits(scores, batch.labels)
+        prediction = torch.where(first, batch.labels, _wrong_prediction(scores, batch.labels))
+        confusion.view(-1).index_add_(0, batch.labels * num_classes + prediction, torch.ones_like(prediction))
+        top5 += fifth.sum()
+    model.train(was_training)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(confusion)
+        torch.distributed.all_reduce(top5)
+    return _summary(confusion.cpu(), int(top5))
+
+
+def _hits(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two [B] masks: the label has the highest score; it is among the five highest.
+
+    A tie counts against the label, so that a model whose scores are all equal has accuracy 0, not 1.
+    """
+    own = scores.gather(1, labels.unsqueeze(1))
+    others_at_least = (scores >= own).sum(dim=1) - 1
+    valid = scores.isfinite().all(dim=1)
+    return valid & (others_at_least < 1), valid & (others_at_least < 5)
+
+
+def _wrong_prediction(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the best class other than the label, [B]."""
+    return scores.nan_to_num(-torch.inf).scatter(1, labels.unsqueeze(1), -torch.inf).argmax(dim=1)
+
+
+def _summary(confusion: Tensor, top5: int) -> Accuracy:
+    classes = len(confusion)
+    totals, hits = confusion.sum(dim=1).tolist(), confusion.diagonal().tolist()
+    per_class = tuple(hit / total if total else None for hit, total in zip(hits, totals, strict=True))
+    present = [share for share in per_class if share is not None]
+    images = sum(totals)
+    return Accuracy(
+        images=images,
+        top1=sum(hits) / images,
+        top5=top5 / images if classes > 5 else None,
+        macro=sum(present) / len(present),
+        per_class=per_class,
+        confusion=tuple(map(tuple, confusion.tolist())) if classes <= 100 else (),
+    )

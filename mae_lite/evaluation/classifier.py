@@ -1,0 +1,87 @@
+"""``mae-lite evaluate``: the accuracy of a run on a labelled set, as numbers, file and table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mae_lite import config, files
+from mae_lite.data.loader import evaluation_loader
+from mae_lite.data.sources import check_classes, open_source
+from mae_lite.data.transforms import EvalTransform
+from mae_lite.errors import ConfigError, DataError
+from mae_lite.evaluation.accuracy import measure
+from mae_lite.evaluation.load import load_run
+
+
+def evaluate_run(
+    run: Path,
+    data: str | None = None,
+    split: Literal["train", "test"] = "test",
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> dict[str, Any]:
+    """Measure a classifier on a labelled set and write ``eval/NAME.json`` into its run folder.
+
+    Args:
+        run: run folder of a supervised method.
+        data: labelled images with the run's classes; None takes the run's own data.
+        split: which split of data that has both.
+        batch_size: images per forward pass; it does not change the result.
+        workers: processes that read images.
+
+    Returns:
+        Shares in 0 to 1: ``top1``, ``top5`` (None below six classes), ``macro``, ``per_class``, and what was measured.
+
+    Raises:
+        ConfigError: when the run is not a classifier.
+        DataError: when the images have no labels or other classes.
+    """
+    loaded = load_run(run)
+    if not isinstance(loaded.recipe.method, config.Supervised) or loaded.classes is None:
+        raise ConfigError(
+            f"{str(run)!r} is a pre-training run: it has no classes to be right or wrong about",
+            fix=f"fine-tune it first: mae-lite finetune RECIPE --init {run} --data DATA",
+        )
+    spec = data or loaded.data
+    source = open_source(spec, split)
+    if source.classes is None:
+        raise DataError(f"{spec!r} has no labels", fix="give labelled images with --data")
+    check_classes(loaded.classes, source, loaded.data)
+    encoder, augmentation = loaded.recipe.encoder, loaded.recipe.augmentation
+    transform = EvalTransform(augmentation, encoder.image_size, encoder.channels)
+    batches = evaluation_loader(source, transform, batch_size=batch_size, channels=encoder.channels, workers=workers)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = loaded.model.to(device)
+    mean, std = augmentation.mean, augmentation.std
+    accuracy = measure(model, batches, len(loaded.classes), device=device, mean=mean, std=std)
+    numbers = asdict(accuracy)
+    per_class = dict(zip(loaded.classes, numbers.pop("per_class"), strict=True))
+    result = {"run": str(run), "step": loaded.step, "data": spec, "split": split, **numbers, "per_class": per_class}
+    files.make_folder(run / "eval")
+    name = f"{split}-{files.sha256(spec.encode())[:8]}.json"
+    files.write_json(run / "eval" / name, {**result, "fingerprint": dict(source.fingerprint())})
+    return result
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """Return the accuracy as a short table."""
+    lines = [
+        f"{result['run']}, step {result['step']}, on {result['images']} images of {result['data']} ({result['split']})",
+        f"  top-1          {_percent(result['top1'])}",
+        *([f"  top-5          {_percent(result['top5'])}"] if result["top5"] is not None else []),
+        f"  macro average  {_percent(result['macro'])}",
+    ]
+    worst = sorted((share, name) for name, share in result["per_class"].items() if share is not None)
+    shown = worst if len(worst) <= 20 else worst[:10]
+    lines.append("  per class" if len(worst) <= 20 else f"  the 10 of {len(worst)} classes it knows least")
+    lines += [f"    {_percent(share)}  {name}" for share, name in shown]
+    return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:5.1f} %"

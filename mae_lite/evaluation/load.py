@@ -1,0 +1,149 @@
+"""Models back from run folders and files, as plain modules."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mae_lite import config, files, methods, rundir
+from mae_lite.engine import checkpoint
+from mae_lite.errors import CheckpointError, ConfigError
+from mae_lite.methods.base import Method
+from mae_lite.models import weights
+from mae_lite.overrides import build
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A model of a run and what belongs to it."""
+
+    model: Any
+    """The timm model, in eval mode."""
+    recipe: config.Recipe
+    classes: tuple[str, ...] | None
+    data: str
+    step: int
+    """Updates behind the weights."""
+
+
+def load_run(path: Path) -> LoadedRun:
+    """Load the newest weights of a run (their moving average where the recipe keeps one).
+
+    Raises:
+        CheckpointError: when there is no usable checkpoint.
+    """
+    record = rundir.read_json(path / "recipe.json", "a run folder, e.g. runs/NAME")
+    recipe = build(config.Recipe, record["recipe"])
+    classes = tuple(record["classes"]) if record["classes"] is not None else None
+    found = checkpoint.newest(path)
+    if found is None:
+        raise CheckpointError(f"{str(path)!r} has no checkpoint yet", fix="wait for the run's first checkpoint")
+    step, contents = found
+    method = methods.build(recipe, len(classes or ()))
+    weights.load_into(method, method_tensors(contents), source=f"{path} step {step}")
+    return LoadedRun(method.encoder.eval(), recipe, classes, record["data"], step)
+
+
+def method_tensors(contents: dict[str, bytes]) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint by the method's names; the moving average where there is one."""
+    if "ema.safetensors" not in contents:
+        return weights.from_bytes(contents["model.safetensors"], "model.safetensors")
+    averaged = weights.from_bytes(contents["ema.safetensors"], "ema.safetensors")
+    return {name.removeprefix("module."): value for name, value in averaged.items() if name.startswith("module.")}
+
+
+def load_encoder(path: str | Path) -> torch.nn.Module:
+    """Return the encoder or classifier of a run folder as a timm model in eval mode.
+
+    Raises:
+        CheckpointError: when there is no usable checkpoint.
+    """
+    model: torch.nn.Module = load_run(Path(path)).model
+    return model
+
+
+def initial_tensors(init: str, encoder: config.Encoder) -> dict[str, Tensor]:
+    """Read the weights of ``--init`` by the method's names.
+
+    Args:
+        init: a run folder, a checkpoint folder, a timm folder, or a file.
+        encoder: what they will be loaded into; heads are compared, since shapes cannot tell them apart.
+
+    Raises:
+        CheckpointError: when they cannot be read or have another number of heads.
+    """
+    path = Path(init)
+    if not path.exists():
+        nearby = sorted(str(p) for p in path.parent.glob("*") if p.is_dir())[:5] if path.parent.is_dir() else []
+        where = f"; folders nearby: {', '.join(nearby)}" if nearby else ""
+        raise CheckpointError(f"--init {init!r} does not exist{where}", fix="give a run folder or a checkpoint file")
+    if path.is_file():
+        _log.warning("%s does not say its number of heads; it is taken to be %d", init, encoder.num_heads)
+        return weights.read_file(path)
+    if (path / "config.json").exists():
+        settings = rundir.read_json(path / "config.json", "a timm folder")
+        _check_heads(init, settings.get("model_args", {}).get("num_heads"), encoder)
+        return weights.read_file(path / "model.safetensors")
+    run = path.parent.parent if (path / files.MANIFEST).exists() else path
+    record = rundir.read_json(run / "recipe.json", "a run folder, a checkpoint folder or a file with --init")
+    _check_heads(init, record["recipe"]["encoder"]["num_heads"], encoder)
+    if run != path:
+        return method_tensors(files.read_folder(path))
+    found = checkpoint.newest(run)
+    if found is None:
+        raise CheckpointError(f"{init!r} has no checkpoint yet", fix="finish that run first")
+    _log.info("starting from %s, step %d", init, found[0])
+    return method_tensors(found[1])
+
+
+def _check_heads(init: str, heads: int | None, encoder: config.Encoder) -> None:
+    if heads is not None and heads != encoder.num_heads:
+        raise CheckpointError(
+            f"{init!r} was trained with another number of attention heads",
+            found=str(heads),
+            expected=str(encoder.num_heads),
+            fix=f"--encoder.num-heads {heads}",
+        )
+
+
+def load_initial(method: Method, recipe: config.Recipe, init: str | None) -> None:
+    """Load the weights that a run starts from; a classification head always starts new.
+
+    Raises:
+        ConfigError: when the recipe and ``init`` do not go together.
+        CheckpointError: when the weights do not fit.
+    """
+    if init is None:
+        if recipe.start == "pretrained":
+            raise ConfigError(
+                f"recipe {recipe.name!r} fine-tunes pre-trained weights",
+                found="no --init",
+                expected="weights to start from",
+                fix="add --init RUN, or use a recipe that trains from scratch",
+            )
+        return
+    if recipe.start == "random" and isinstance(recipe.method, config.Supervised):
+        raise ConfigError(
+            f"recipe {recipe.name!r} starts from random weights",
+            found=f"--init {init}",
+            expected="no --init",
+            fix="drop --init, or use a fine-tuning recipe",
+        )
+    tensors = initial_tensors(init, recipe.encoder)
+    fresh, dropped = ["encoder.head.*"], ["encoder.head.*", "decoder.*"]
+    if isinstance(recipe.method, config.Supervised):
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("encoder.head.")}
+        if recipe.method.pooling == "mean":
+            fresh.append("encoder.fc_norm.*")
+            dropped.append("encoder.norm.*")
+    elif not any(name.startswith("decoder.") for name in tensors):
+        _log.warning("%s has no decoder: it starts anew", init)
+        fresh.append("decoder.*")
+    weights.load_into(method, tensors, new=fresh, dropped=dropped, source=init)

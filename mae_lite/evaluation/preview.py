@@ -1,0 +1,71 @@
+"""A picture of what a masked autoencoder hides and what it paints in its place."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mae_lite import config
+from mae_lite.data.loader import Batch, to_device
+from mae_lite.methods.mae import MaskedAutoencoder, patchify, unpatchify
+
+_GAP = 2
+_GREY = 128
+
+
+@torch.no_grad()
+def reconstruction_png(method: MaskedAutoencoder, batch: Batch, recipe: config.Recipe) -> bytes:
+    """Return a PNG with one column per image: the original, what the encoder sees, the reconstruction.
+
+    The target's normalisation is undone with the true mean and deviation of each patch, and visible patches are
+    pasted in; small images are enlarged.
+
+    Args:
+        method: in any mode; put back as it was.
+        batch: uint8 images [B, C, H, H].
+        recipe: says how images are normalised.
+    """
+    was_training = method.training
+    method.eval()
+    device = next(method.parameters()).device
+    mean, std = recipe.augmentation.mean, recipe.augmentation.std
+    images = to_device(batch, device, mean, std).images
+    noise = method.draw(recipe.seed, 0, range(len(images)))["noise"].to(device)
+    order = torch.argsort(noise, dim=1, stable=True)
+    patches = patchify(images, method.patch_size)
+    painted = method.decoder(method.encode(patches, order[:, : method.kept]), order).float()
+    if method.normalize_target:
+        variance = patches.var(dim=-1, keepdim=True)
+        painted = painted * (variance + 1e-6).sqrt() + patches.mean(dim=-1, keepdim=True)
+    hidden = torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, : method.kept], False).unsqueeze(-1)
+    grey = (_GREY / 255 - torch.tensor(mean, device=device)) / torch.tensor(std, device=device)
+    blank = grey.repeat(method.patch_size**2).expand_as(patches)
+    channels = images.shape[1]
+    rows = [patches, torch.where(hidden, blank, patches), torch.where(hidden, painted, patches)]
+    method.train(was_training)
+    return _png([_bytes(unpatchify(row, method.patch_size, channels), mean, std) for row in rows])
+
+
+def _bytes(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Undo the normalisation: [B, C, H, W] float to [B, H, W, C] uint8."""
+    centre, spread = (torch.tensor(v, device=images.device).view(1, -1, 1, 1) for v in (mean, std))
+    pixels = ((images * spread + centre) * 255).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _png(rows: list[np.ndarray]) -> bytes:
+    side = rows[0].shape[1]
+    zoom = max(1, round(64 / side))
+    cell = side * zoom + _GAP
+    sheet = np.full((len(rows) * cell, len(rows[0]) * cell, rows[0].shape[-1]), 255, dtype=np.uint8)
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            large = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+            sheet[y * cell : y * cell + side * zoom, x * cell : x * cell + side * zoom] = large
+    buffer = io.BytesIO()
+    Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet).save(buffer, format="PNG")
+    return buffer.getvalue()

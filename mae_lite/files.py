@@ -1,0 +1,288 @@
+"""The only module that writes, renames or deletes files.
+
+Everything durable goes through :data:`disk`, a handful of primitive operations, so that a test can fail,
+tear or kill at any one of them. A file appears whole or not at all: temporary file, fsync, rename,
+fsync of the folder. A folder appears whole too, with a SHA-256 manifest written last.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+from mae_lite.errors import CheckpointError, DiskError
+
+MANIFEST = "manifest.json"
+TEMPORARY = ".tmp-"
+"""Prefix of everything unfinished; what carries it is removed at the next start."""
+
+
+class Disk:
+    """The primitive operations that change a disk."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Create ``path`` with ``data`` and flush it to the device."""
+        with path.open("wb") as handle:
+            handle.write(data)
+            _flush(handle)
+
+    def append(self, path: Path, data: bytes) -> None:
+        """Append ``data`` to ``path``, in one write; not flushed to the device."""
+        with path.open("ab", buffering=0) as handle:
+            handle.write(data)
+
+    def sync(self, path: Path) -> None:
+        """Flush a file or a folder to the device."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Move ``source`` onto ``target``; both lie in the same folder."""
+        os.replace(source, target)
+
+    def make_folder(self, path: Path) -> None:
+        """Create a folder and its parents."""
+        path.mkdir(parents=True, exist_ok=True)
+
+    def remove(self, path: Path) -> None:
+        """Delete a file, or a folder with all it holds."""
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+disk = Disk()
+
+
+def _flush(handle: BinaryIO) -> None:
+    handle.flush()
+    os.fsync(handle.fileno())
+
+
+@contextmanager
+def explained(path: Path, action: str) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into a :class:`DiskError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(
+            f"cannot {action} {str(path)!r}",
+            found=f"{errno.errorcode.get(error.errno or 0, 'error')} ({error.strerror or error})",
+            fix=_advice(error.errno, path),
+        ) from error
+
+
+def _advice(number: int | None, path: Path) -> str:
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
+        return f"free space or quota ({shutil.disk_usage(existing).free / 1e6:,.0f} MB are free there) and run it again"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "choose a folder you may write to, with --out FOLDER"
+    if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        return "a file is where a folder should be: choose another folder with --out FOLDER"
+    return "check the disk and run the same command again"
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents.
+
+    Raises:
+        DiskError: when that is not possible.
+    """
+    with explained(path, "create the folder"):
+        disk.make_folder(path)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data``, whole or not at all.
+
+    Raises:
+        DiskError: when that is not possible; the old file is then untouched.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    with explained(path, "write"):
+        try:
+            disk.write(temporary, data)
+            disk.rename(temporary, path)
+            disk.sync(path.parent)
+        except OSError:
+            _remove_quietly(temporary)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line of text."""
+    with explained(path, "append to"):
+        disk.append(path, line.encode() + b"\n")
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there.
+
+    Raises:
+        DiskError: when that is not possible.
+    """
+    with explained(path, "delete"):
+        disk.remove(path)
+
+
+def _remove_quietly(path: Path) -> None:
+    try:
+        disk.remove(path)
+    except OSError:
+        pass  # the error that brought us here is the one to report; leftovers go at the next start
+
+
+@contextmanager
+def published_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path for a library to write to; publish it under ``path`` when the block succeeds."""
+    make_folder(path.parent)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with explained(path, "write"):
+            disk.sync(temporary)
+            disk.rename(temporary, path)
+            disk.sync(path.parent)
+    finally:
+        _remove_quietly(temporary)
+
+
+def publish_folder(path: Path, contents: Mapping[str, bytes]) -> None:
+    """Create the folder ``path`` with ``contents`` and a manifest, whole or not at all.
+
+    Raises:
+        DiskError: when that is not possible; whatever ``path`` held before is then untouched.
+    """
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    manifest = {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in contents.items()}
+    with explained(path, "write"):
+        try:
+            disk.remove(temporary)
+            disk.make_folder(temporary)
+            for name, data in contents.items():
+                disk.write(temporary / name, data)
+            disk.write(temporary / MANIFEST, json.dumps(manifest, indent=2).encode())
+            disk.sync(temporary)
+            if path.exists():
+                _replace_folder(temporary, path)
+            else:
+                disk.rename(temporary, path)
+            disk.sync(path.parent)
+        except OSError:
+            _remove_quietly(temporary)
+            raise
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    # A folder cannot be renamed onto a full one: the old one steps aside under a name that is swept later.
+    aside = path.with_name(f"{TEMPORARY}old-{os.getpid()}-{path.name}")
+    disk.remove(aside)
+    disk.rename(path, aside)
+    disk.rename(temporary, path)
+    disk.remove(aside)
+
+
+def read_folder(path: Path) -> dict[str, bytes]:
+    """Read a published folder and verify every file against the manifest.
+
+    Raises:
+        CheckpointError: when a file is missing, incomplete or altered.
+    """
+    fix = f"delete {str(path)!r} to fall back to an older checkpoint, or copy it again from its source"
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{str(path)!r} has no readable {MANIFEST}", found=repr(error), fix=fix) from error
+    contents = {}
+    for name, (size, digest) in expected.items():
+        file = path / name
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{str(file)!r} cannot be read", found=repr(error), fix=fix) from error
+        if len(data) != size:
+            raise CheckpointError(f"{str(file)!r} is incomplete ({len(data)} of {size} bytes)", fix=fix)
+        if sha256(data) != digest:
+            raise CheckpointError(f"{str(file)!r} is damaged: its SHA-256 differs from the manifest", fix=fix)
+        contents[name] = data
+    return contents
+
+
+def sweep(folder: Path) -> None:
+    """Remove what interrupted writes left in ``folder``; failing to is not an error."""
+    for leftover in folder.glob(f"{TEMPORARY}*"):
+        _remove_quietly(leftover)
+
+
+def sha256(data: bytes) -> str:
+    """Return the hexadecimal SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Lock:
+    """An exclusive lock on a folder, released when the process ends, however it ends.
+
+    A POSIX record lock is not inherited by forked data workers, so a killed run's orphans do not hold it.
+    """
+
+    _held: ClassVar[set[Path]] = set()
+
+    def __init__(self, path: Path, owner: str) -> None:
+        """Take the lock.
+
+        Args:
+            path: the lock file; it stays when the lock is released.
+            owner: what to tell others about the holder.
+
+        Raises:
+            DiskError: when another process, or another run of this process, holds it.
+        """
+        self._path = path.resolve()
+        with explained(path, "open the lock"):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if self._path in Lock._held:
+                raise BlockingIOError
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._descriptor, 500, 0).decode(errors="replace").strip() or "another process"
+            if self._path not in Lock._held:  # closing any descriptor would release a lock of our own process
+                os.close(self._descriptor)
+            raise DiskError(
+                f"{str(path.parent)!r} is in use by a live run",
+                found=holder,
+                fix="wait for it, stop it, or choose another folder with --out FOLDER",
+            ) from error
+        Lock._held.add(self._path)
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, owner.encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._path in Lock._held:
+            Lock._held.discard(self._path)
+            os.close(self._descriptor)

@@ -1,0 +1,21 @@
+"""Training methods; :func:`build` is the one place that knows them all."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from mae_lite import config
+from mae_lite.methods.base import Method
+from mae_lite.methods.mae import MaskedAutoencoder
+from mae_lite.methods.supervised import SupervisedClassifier
+
+
+def build(recipe: config.Recipe, num_classes: int) -> Method:
+    """Build the method of ``recipe``; ``num_classes`` is for methods with a classification head."""
+    match recipe.method:
+        case config.MAE() as method:
+            return MaskedAutoencoder(recipe, method)
+        case config.Supervised() as method:
+            return SupervisedClassifier(recipe, method, num_classes)
+        case never:
+            assert_never(never)

@@ -1,0 +1,43 @@
+"""What the engine knows of a method: loss and logs from a batch, its encoder, and its draws.
+
+Shapes: B images, C channels, H side in pixels, N patches, K kept patches, D width, P values of a patch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+
+class StepOutput(NamedTuple):
+    """What a method returns for a batch."""
+
+    loss: Tensor
+    """[] float32, mean over the batch."""
+    logs: Mapping[str, Tensor]
+    """Further numbers to log, [] each, without gradient."""
+
+
+class Method(nn.Module, ABC):
+    """A way to train ``encoder``; it owns whatever else it needs (decoder, teacher, heads)."""
+
+    encoder: Any
+    """The timm model that the run is for."""
+    couples_samples = False
+    """Whether a sample's loss depends on the others of its micro-batch."""
+
+    def draw(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
+        """Draw the random numbers of ``rows`` of the global batch at ``step``, on the CPU."""
+        del seed, step, rows
+        return {}
+
+    @abstractmethod
+    def forward(self, images: Tensor, labels: Tensor, draws: Mapping[str, Tensor]) -> StepOutput:
+        """Return the loss of normalised images [B, C, H, H] with labels [B] (-1: none)."""
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        """Do what follows an update (momentum encoders); ``step`` counts finished updates."""
+        del step, total_steps

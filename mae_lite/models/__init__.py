@@ -1,0 +1,1 @@
+"""Encoders: building, position tables, weights."""

@@ -1,0 +1,51 @@
+"""Models out: a folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` loads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from mae_lite import config
+from mae_lite.models import weights
+from mae_lite.models.vit import timm_arguments
+
+
+def contents(
+    model: nn.Module, recipe: config.Recipe, classes: Sequence[str] | None, *, pooling: str = "token"
+) -> dict[str, bytes]:
+    """Return the files of a timm folder: ``config.json`` and ``model.safetensors``.
+
+    Args:
+        model: a timm Vision Transformer, with a head when ``classes`` is given.
+        recipe: says how the model was built and how its input is prepared.
+        classes: names of the head's outputs, or None for an encoder without a head.
+        pooling: timm's name of the pooling, "token" or "avg".
+    """
+    encoder, augmentation = recipe.encoder, recipe.augmentation
+    head: dict[str, Any] = {"num_classes": len(classes or ()), "global_pool": pooling}
+    settings = {
+        "architecture": encoder.name,
+        **head,
+        "model_args": {**timm_arguments(encoder), **head, "drop_path_rate": 0.0},
+        "pretrained_cfg": {
+            "input_size": [encoder.channels, encoder.image_size, encoder.image_size],
+            "fixed_input_size": True,
+            "interpolation": "bicubic",
+            "crop_pct": augmentation.eval_crop,
+            "mean": list(augmentation.mean),
+            "std": list(augmentation.std),
+            "num_classes": head["num_classes"],
+            "pool_size": None,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+    if classes is not None:
+        settings["label_names"] = list(classes)
+    return {
+        "config.json": json.dumps(settings, indent=2).encode(),
+        "model.safetensors": weights.to_bytes(model.state_dict()),
+    }

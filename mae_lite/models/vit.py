@@ -1,0 +1,134 @@
+"""The encoder: a timm Vision Transformer with 12 heads and the paper's positions and initial values.
+
+Shapes: B images, C channels, H side in pixels, N patches, D width.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+from mae_lite import config, draws
+from mae_lite.errors import ConfigError, nearest
+
+_log = logging.getLogger(__name__)
+_TEMPERATURE = 10000.0
+
+
+def timm_arguments(encoder: config.Encoder) -> dict[str, Any]:
+    """Return the keyword arguments of ``timm.create_model`` that describe ``encoder``."""
+    return {
+        "img_size": encoder.image_size,
+        "patch_size": encoder.patch_size,
+        "in_chans": encoder.channels,
+        "embed_dim": encoder.width,
+        "depth": encoder.depth,
+        "num_heads": encoder.num_heads,
+        "drop_path_rate": encoder.drop_path,
+    }
+
+
+def build_encoder(encoder: config.Encoder, seed: int) -> nn.Module:
+    """Build an encoder without a head; its final LayerNorm acts on all tokens.
+
+    Raises:
+        ConfigError: for a name that timm does not know.
+    """
+    return _build(encoder, seed, num_classes=0, global_pool="token")
+
+
+def build_classifier(
+    encoder: config.Encoder, num_classes: int, pooling: Literal["mean", "token"], seed: int
+) -> nn.Module:
+    """Build an encoder with a head: mean of patch tokens, LayerNorm, linear layer; or the class token.
+
+    Raises:
+        ConfigError: for a name that timm does not know.
+    """
+    return _build(encoder, seed, num_classes=num_classes, global_pool="avg" if pooling == "mean" else "token")
+
+
+def _build(encoder: config.Encoder, seed: int, **head: Any) -> nn.Module:
+    if encoder.name not in timm.list_models("*vit*", module="vision_transformer"):
+        known = timm.list_models("*vit*", module="vision_transformer")
+        raise ConfigError(
+            "encoder.name",
+            found=f"{encoder.name!r}{nearest(encoder.name, known)}",
+            expected="a plain Vision Transformer of timm",
+            fix="--encoder.name vit_tiny_patch16_224",
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draws.key(seed, "init") >> 1)
+        model: nn.Module = timm.create_model(encoder.name, **timm_arguments(encoder), **head)
+        initialise(model, encoder)
+    return model
+
+
+@torch.no_grad()
+def initialise(model: Any, encoder: config.Encoder) -> None:
+    """Set the initial values of a timm Vision Transformer in place (RECIPES: *Init*)."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            init_linear(module, "trunc_normal" if name.startswith("head") else encoder.init)
+    if encoder.init == "xavier":
+        nn.init.xavier_uniform_(model.patch_embed.proj.weight.flatten(1))
+    nn.init.normal_(model.cls_token, std=0.02)
+    if encoder.positions == "sincos":
+        model.pos_embed.copy_(sincos_table(encoder.width, encoder.grid))
+    else:
+        nn.init.normal_(model.pos_embed, std=0.02)
+
+
+def init_linear(layer: nn.Linear, scheme: Literal["xavier", "trunc_normal"]) -> None:
+    """Set a linear layer's initial weight; the fused qkv counts as one [3D, D] matrix. The bias is zero."""
+    if scheme == "xavier":
+        nn.init.xavier_uniform_(layer.weight)
+    else:
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def sincos_table(width: int, grid: int, family: Literal["mae", "mocov3"] = "mae") -> Tensor:
+    """Return fixed 2-D sin-cos positions, [1, 1 + grid², width] float32, row-major, class token (zeros) first.
+
+    Each half of the width is [sin, cos] over one axis with frequencies 10000^(-i / (width / 4)). MAE's first
+    half encodes the column, MoCo-v3's the row.
+    """
+    quarter = width // 4
+    frequencies = _TEMPERATURE ** (-np.arange(quarter, dtype=np.float64) / quarter)
+    rows, columns = np.meshgrid(np.arange(grid), np.arange(grid), indexing="ij")
+    axes = (columns, rows) if family == "mae" else (rows, columns)
+    parts = []
+    for axis in axes:
+        angles = axis.reshape(-1, 1) * frequencies  # [N, width / 4]
+        parts += [np.sin(angles), np.cos(angles)]
+    table = np.concatenate([np.zeros((1, width)), np.concatenate(parts, axis=1)])
+    return torch.from_numpy(table).float().unsqueeze(0)
+
+
+def resized_positions(table: Tensor, positions: int) -> Tensor:
+    """Resize a position table [1, 1 + M, D] to ``positions`` = 1 + N rows, bicubic, and say so.
+
+    The class token's row stays as it is.
+    """
+    old, new = math.isqrt(table.shape[1] - 1), math.isqrt(positions - 1)
+    if old**2 != table.shape[1] - 1 or new**2 != positions - 1:
+        raise ConfigError(
+            "position table",
+            found=f"{table.shape[1]} rows for {positions}",
+            expected="a square grid and a class token in both",
+            fix="use weights of a square, class-token Vision Transformer",
+        )
+    if old == new:
+        return table
+    _log.warning("positions resized from a %d x %d grid to %d x %d (bicubic)", old, old, new, new)
+    grid = table[:, 1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)  # [1, D, old, old]
+    grid = nn.functional.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([table[:, :1].float(), grid.flatten(2).transpose(1, 2)], dim=1).to(table.dtype)

@@ -1,0 +1,139 @@
+"""From flags and files to validated settings, with one clear error for all that is wrong.
+
+Flags become a nested mapping that is validated together with the recipe by pydantic, so a flag, a
+Python call and a recipe file meet the same rules; tyro only renders ``--help``.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from mae_lite.errors import ConfigError, nearest
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+Values = dict[str, Any]
+
+
+def parse(argv: Sequence[str], model: type[BaseModel], base: Mapping[str, Any]) -> Values:
+    """Turn ``["--encoder.depth", "6", "--crop-scale=0.2", "1.0"]`` into a nested mapping over ``base``.
+
+    Args:
+        argv: flags with their values; a bare flag of a yes-or-no field means yes, ``None`` means no value.
+        model: the page whose fields the flags name; it also says which fields are lists.
+        base: values that hold where no flag is given.
+
+    Raises:
+        ConfigError: for an unknown flag, a repeated flag or a value without a flag.
+    """
+    known = set(leaf_fields(model, base))
+    values = _deep_copy(base)
+    for name, words in _flags(argv, known).items():
+        holder, page = values, model
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            page = _inner_model(page.model_fields[parent].annotation, holder[parent]) or page
+            holder = holder[parent]
+        holder[leaf] = _value(name, words, page.model_fields[leaf].annotation)
+    return values
+
+
+def build(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
+    """Validate ``values``.
+
+    Raises:
+        ConfigError: one that names each wrong field, what was found and what was expected.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        items = error.errors(include_url=False)
+        problems = "; ".join(_explain(model, values, item) for item in items)
+        raise ConfigError(problems, fix=f"correct {'this field' if len(items) == 1 else 'these fields'}") from None
+
+
+def leaf_fields(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every setting, taking ``values`` to say which method or optimiser it is."""
+    for name, field in model.model_fields.items():
+        inner = _inner_model(field.annotation, values.get(name))
+        if inner is None:
+            yield prefix + name
+        else:
+            yield from leaf_fields(inner, values.get(name, {}), f"{prefix}{name}.")
+
+
+def _flags(argv: Sequence[str], known: set[str]) -> dict[str, list[str]]:
+    flags: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for word in argv:
+        if word.startswith("--") and len(word) > 2:
+            flag, equals, attached = word[2:].partition("=")
+            name = flag.replace("-", "_")
+            if name not in known:
+                raise _unknown_flag(flag, known)
+            if name in flags:
+                raise ConfigError(f"--{flag}", found="it twice", expected="once", fix=f"give --{flag} once")
+            current = flags[name] = [attached] if equals else []
+        elif current is None:
+            raise ConfigError(f"{word!r} belongs to no flag", fix="write --FIELD VALUE; --help lists the fields")
+        else:
+            current.append(word)
+    return flags
+
+
+def _unknown_flag(flag: str, known: set[str]) -> ConfigError:
+    name = flag.replace("-", "_")
+    same_leaf = sorted(field for field in known if field.rsplit(".", 1)[-1] == name)
+    close = f" (nearest: {same_leaf[0]!r})" if same_leaf else nearest(name, known)
+    better = close.partition("'")[2].partition("'")[0].replace("_", "-")
+    fix = f"--{better} VALUE" if better else "--help lists the fields"
+    return ConfigError(f"unknown field --{flag}{close.replace('_', '-')}", fix=fix)
+
+
+def _value(name: str, words: Sequence[str], annotation: Any) -> Any:
+    options = _options(annotation)
+    if list(words) == ["None"] and types.NoneType in options:
+        return None
+    if any(typing.get_origin(option) is tuple for option in options):
+        return tuple(words)
+    if not words and bool in options:
+        return True
+    if not words:
+        flag = f"--{name.replace('_', '-')}"
+        raise ConfigError(flag, found="no value", expected="one", fix=f"{flag} VALUE")
+    return words[0] if len(words) == 1 else tuple(words)
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) is Annotated:
+        annotation = typing.get_args(annotation)[0]
+    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _inner_model(annotation: Any, value: Any) -> type[BaseModel] | None:
+    models = [item for item in _options(annotation) if isinstance(item, type) and issubclass(item, BaseModel)]
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    return next(
+        (item for item in models if kind and item.model_fields["kind"].default == kind), next(iter(models), None)
+    )
+
+
+def _explain(model: type[BaseModel], values: Mapping[str, Any], item: Any) -> str:
+    known = set(leaf_fields(model, values))
+    steps = [str(step) for step in item["loc"]]
+    path = ".".join(step for i, step in enumerate(steps) if not (i == 1 and steps[0] in ("method", "optimizer")))
+    if item["type"] == "extra_forbidden":
+        return f"unknown field {path!r}{nearest(path, known)}"
+    if item["type"] == "missing":
+        return f"{path} is missing"
+    expected = item["msg"].removeprefix("Input should be ")
+    return f"{path}: found {item['input']!r}, expected {expected[0].lower()}{expected[1:]}"
+
+
+def _deep_copy(values: Mapping[str, Any]) -> Values:
+    return {name: _deep_copy(value) if isinstance(value, Mapping) else value for name, value in values.items()}

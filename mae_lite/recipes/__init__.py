@@ -1,0 +1,71 @@
+"""Recipes by name. A new recipe is one entry in one of the modules of this package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mae_lite.config import LabNote, Recipe
+from mae_lite.errors import ConfigError, nearest
+from mae_lite.overrides import build
+
+
+def names() -> list[str]:
+    """Return the names of all recipes, in the order of their definition."""
+    return list(_all())
+
+
+def get(name: str) -> Recipe:
+    """Return the recipe called ``name``, or the one in the file ``name`` (a run's ``recipe.json``).
+
+    Raises:
+        ConfigError: for an unknown name or an unusable file.
+    """
+    known = _all()
+    if name in known:
+        return known[name]
+    if name.endswith(".json"):
+        return _from_file(Path(name))
+    raise ConfigError(
+        f"unknown recipe {name!r}{nearest(name, known)}",
+        fix=f"choose one of: {', '.join(known)}; or give a run's recipe.json",
+    )
+
+
+def derive(base: Recipe, name: str | None = None, note: LabNote | None = None, **changes: Any) -> Recipe:
+    """Return ``base`` with ``changes``, validated as a whole; nested fields are given as mappings.
+
+    Raises:
+        ConfigError: when the result is not a valid recipe.
+    """
+    values = _merge(base.model_dump(), changes)
+    if name is not None:
+        values |= {"name": name, "parent": base.name}
+    if note is not None:
+        values["note"] = note.model_dump()
+    return build(Recipe, values)
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        other_kind = nested and value.get("kind", merged[key].get("kind")) != merged[key].get("kind")
+        merged[key] = _merge(merged[key], value) if nested and not other_kind else value
+    return merged
+
+
+def _all() -> dict[str, Recipe]:
+    from mae_lite.recipes import cifar10, digits, imagenet  # the recipes themselves use derive()
+
+    return {recipe.name: recipe for module in (imagenet, cifar10, digits) for recipe in module.RECIPES}
+
+
+def _from_file(path: Path) -> Recipe:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{str(path)!r} is not a readable recipe file", found=str(error), fix="check it") from error
+    return build(Recipe, content.get("recipe", content) if isinstance(content, Mapping) else {})

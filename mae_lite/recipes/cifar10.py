@@ -1,0 +1,61 @@
+"""ViT-Tiny's width and depth at 32 px with patch 4, for CIFAR-10 and other small photographs.
+
+The settings follow the ImageNet recipes, with smaller batches because 50,000 images are few.
+"""
+
+from __future__ import annotations
+
+from mae_lite.config import LabNote
+from mae_lite.recipes import derive
+from mae_lite.recipes.imagenet import FINETUNE_IMPROVED, MAE_TINY, SCRATCH
+
+_SMALL = {"image_size": 32, "patch_size": 4}
+
+CIFAR10_MAE_TINY = derive(
+    MAE_TINY,
+    "cifar10-mae-tiny",
+    LabNote(
+        source="mae-tiny at 32 px, patch 4",
+        command="mae-lite pretrain cifar10-mae-tiny --data train.parquet",
+        cost="400 epochs of 50,000 images at 0.7 GFLOP per image: a GPU",
+        expected="not measured yet",
+    ),
+    encoder=_SMALL,
+    augmentation={"crop_scale": (0.2, 1.0), "eval_crop": 1.0},
+    global_batch_size=512,
+    warmup_epochs=20,
+)
+
+CIFAR10_FINETUNE = derive(
+    FINETUNE_IMPROVED,
+    "cifar10-finetune",
+    LabNote(
+        source="finetune-improved at 32 px, patch 4",
+        command="mae-lite finetune cifar10-finetune --init RUN --data train.parquet --val-data test.parquet",
+        cost="100 epochs of 50,000 images at 2.1 GFLOP per image: a GPU",
+        expected="not measured yet",
+    ),
+    encoder=_SMALL,
+    augmentation={"crop_scale": (0.2, 1.0), "eval_crop": 1.0},
+    global_batch_size=256,
+    epochs=100,
+    validation_fraction=0.1,
+)
+
+CIFAR10_SCRATCH = derive(
+    SCRATCH,
+    "cifar10-scratch",
+    LabNote(
+        source="scratch at 32 px, patch 4: the opponent of cifar10-finetune, with its budget",
+        command="mae-lite finetune cifar10-scratch --data train.parquet",
+        cost="as cifar10-finetune",
+        expected="not measured yet",
+    ),
+    encoder=_SMALL,
+    augmentation={"crop_scale": (0.2, 1.0), "eval_crop": 1.0},
+    global_batch_size=256,
+    epochs=100,
+    validation_fraction=0.1,
+)
+
+RECIPES = (CIFAR10_MAE_TINY, CIFAR10_FINETUNE, CIFAR10_SCRATCH)

@@ -1,0 +1,224 @@
+"""The run folder: what a run is, how far it is, and what it measured. No torch here.
+
+A folder belongs to one recipe, one data set and one start; the same command finds it again and continues.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mae_lite import files
+from mae_lite.config import Recipe, Runtime
+from mae_lite.errors import CheckpointError, ConfigError, DiskError
+
+FORMAT = 1
+_LIBRARIES = ("mae_lite", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
+_STEP = re.compile(r"step_(\d+)")
+
+
+def default_folder(recipe: Recipe, runtime: Runtime) -> Path:
+    """Return ``runs/RECIPE-HASH``; the hash covers all that decides the result."""
+    text = json.dumps([recipe.digest(), runtime.data, runtime.val_data, runtime.init])
+    return Path("runs") / f"{recipe.name}-{files.sha256(text.encode())[:8]}"
+
+
+def describe(
+    recipe: Recipe, runtime: Runtime, classes: tuple[str, ...] | None, fingerprint: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the contents of ``recipe.json``: everything that decides the result."""
+    return {
+        "format": FORMAT,
+        "digest": recipe.digest(),
+        "recipe": recipe.model_dump(mode="json"),
+        "data": runtime.data,
+        "val_data": runtime.val_data,
+        "init": runtime.init,
+        "fingerprint": dict(fingerprint),
+        "classes": list(classes) if classes is not None else None,
+    }
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read one of the run folder's JSON files.
+
+    Raises:
+        CheckpointError: when it is missing or not readable.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        runs = sorted(str(p.parent) for p in path.parent.parent.glob("*/recipe.json"))[:5]
+        near = f"; run folders nearby: {', '.join(runs)}" if runs else ""
+        raise CheckpointError(
+            f"{str(path.parent)!r} is not a run folder: no {path.name}{near}", fix=f"give {what}"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read", found=str(error), fix=f"give {what}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(path)!r} holds no JSON object", fix=f"give {what}")
+    return content
+
+
+def checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """Return (step, folder) of all checkpoints of a run, the newest first, verified or not."""
+    found = [(int(m[1]), p) for p in (run / "checkpoints").glob("step_*") if (m := _STEP.fullmatch(p.name))]
+    return sorted(found, reverse=True)
+
+
+def read_rows(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of ``metrics.jsonl``; a last line torn by a kill is left out."""
+    try:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return list(_whole_rows(lines))
+
+
+def _whole_rows(lines: list[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+class RunDir:
+    """A run folder that this process writes to; it holds the folder's lock until :meth:`close`."""
+
+    def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
+        """Create the folder, or enter it again when it holds the same run.
+
+        Raises:
+            DiskError: when the folder cannot be written or a live run holds it.
+            ConfigError: when it holds another run.
+        """
+        self.path = path
+        self._gap = 0
+        started = _utc()
+        if path.is_dir() and not (path / "recipe.json").exists():
+            self._refuse_foreign()
+        files.make_folder(path / "checkpoints")
+        self._lock = files.Lock(path / "run.lock", f"pid {os.getpid()} on {socket.gethostname()}, started {started}")
+        try:
+            files.sweep(path)
+            files.sweep(path / "checkpoints")
+            if (path / "recipe.json").exists():
+                self._check_same(description)
+            else:
+                files.write_json(path / "recipe.json", dict(description))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release the folder."""
+        self._lock.release()
+
+    def record_start(self, **facts: Any) -> None:
+        """Add this start to ``provenance.json``: code, versions, machine, command and ``facts``."""
+        path = self.path / "provenance.json"
+        starts = read_json(path, "a run folder")["starts"] if path.exists() else []
+        versions = {name: _version(name) for name in _LIBRARIES}
+        machine = {"host": socket.gethostname(), "system": platform.platform(), "cpus": os.cpu_count()}
+        entry = {"time": _utc(), "command": sys.argv, "python": platform.python_version(), "versions": versions}
+        files.write_json(path, {"starts": [*starts, {**entry, "git": _git(), "machine": machine, **facts}]})
+
+    def status(self, state: str, **facts: Any) -> None:
+        """Write ``status.json``; ``state`` is running, stopped, finished or failed."""
+        content = {"state": state, "updated": _utc(), "pid": os.getpid(), "host": socket.gethostname(), **facts}
+        files.write_json(self.path / "status.json", content)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append a row to ``metrics.jsonl``; a full disk costs the row, not the run."""
+        clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in row.items()}
+        if self._gap:
+            clean["rows_lost_before"] = self._gap
+        try:
+            files.append_line(self.path / "metrics.jsonl", json.dumps(clean))
+            self._gap = 0
+        except DiskError as error:
+            self._gap += 1
+            if self._gap == 1:
+                print(f"warning: {error}", file=sys.stderr)
+
+    def cut(self, step: int) -> None:
+        """Drop the rows after ``step``: they belong to updates that a resumed run makes again."""
+        rows = read_rows(self.path)
+        kept = [json.dumps(row) for row in rows if row["step"] <= step]
+        if (self.path / "metrics.jsonl").exists():
+            files.write_text(self.path / "metrics.jsonl", "".join(f"{line}\n" for line in kept))
+
+    def _refuse_foreign(self) -> None:
+        ours = {"checkpoints", "run.lock"}
+        foreign = sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.startswith("."))
+        if foreign:
+            raise DiskError(
+                f"{str(self.path)!r} is not empty and not a run folder",
+                found=", ".join(foreign[:5]),
+                fix="choose a new folder with --out FOLDER",
+            )
+
+    def _check_same(self, description: Mapping[str, Any]) -> None:
+        saved = read_json(self.path / "recipe.json", "another folder with --out")
+        if saved.get("format", 0) > FORMAT:
+            raise CheckpointError(
+                f"{str(self.path)!r} was written by a newer version",
+                found=f"format {saved['format']}",
+                expected=f"at most {FORMAT}",
+                fix="upgrade mae_lite",
+            )
+        differences = [
+            f"{name}: {old!r} -> {new!r}"
+            for name, old, new in _differences(saved, description)
+            if not name.startswith(("recipe.note", "recipe.name", "recipe.parent", "digest"))
+        ]
+        if differences:
+            raise ConfigError(
+                f"{str(self.path)!r} holds another run (saved -> now)",
+                found="; ".join(differences),
+                fix="repeat the saved settings to continue it, or give a new folder with --out FOLDER",
+            )
+
+
+def _differences(saved: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(saved, Mapping) and isinstance(now, Mapping):
+        for key in sorted({*saved, *now}):
+            yield from _differences(saved.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif saved != now:
+        yield name, saved, now
+
+
+def _utc() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit and state of the checkout that this package runs from, if it is one."""
+    where = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, timeout=10)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(changes.stdout)} if commit.returncode == 0 else None

@@ -1,0 +1,27 @@
+"""Fixtures of the whole suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real data sets; skip where it is absent, except in CI, which has it."""
+    path = Path(os.environ.get("MAE_LITE_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not path.is_dir():
+        reason = f"no data sets at {str(path)!r}; MAE_LITE_TEST_DATA gives another place"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture
+def arrow_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put converted parquet files under the test's own folder."""
+    monkeypatch.setenv("MAE_LITE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "arrow"

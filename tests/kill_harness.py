@@ -1,0 +1,134 @@
+"""Kill a run at a chosen tick, start it again, and compare all that it leaves with an uninterrupted run.
+
+Runs as a process of its own with one thread and torch imported, so that forking it is safe and takes no time. A
+tick is an update or an operation of the disk; a killed write leaves half of its bytes.
+
+    python tests/kill_harness.py FOLDER WORKERS KILLS      prints one line of JSON
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # the optimiser imports it at its first step: once here instead of once per fork
+
+from mae_lite import files, training
+from mae_lite.methods.mae import MaskedAutoencoder
+from mae_lite.rundir import checkpoints, read_rows
+from tests import toy
+
+TIMES = ("seconds", "images_per_second")
+
+
+class TickingDisk(files.Disk):
+    """A disk that reports each operation before it happens; a write that is to die leaves half of its bytes."""
+
+    def __init__(self, tick: Callable[[], bool]) -> None:
+        self.tick = tick
+
+    def write(self, path: Path, data: bytes) -> None:
+        if self.tick():
+            path.write_bytes(data[: len(data) // 2])
+            die()
+        super().write(path, data)
+
+    def append(self, path: Path, data: bytes) -> None:
+        if self.tick():
+            with path.open("ab") as handle:
+                handle.write(data[: len(data) // 2])
+            die()
+        super().append(path, data)
+
+    def sync(self, path: Path) -> None:
+        self._step()
+        super().sync(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._step()
+        super().rename(source, target)
+
+    def make_folder(self, path: Path) -> None:
+        self._step()
+        super().make_folder(path)
+
+    def remove(self, path: Path) -> None:
+        self._step()
+        super().remove(path)
+
+    def _step(self) -> None:
+        if self.tick():
+            die()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def child(folder: Path, workers: int, kill_at: int, count: Path | None = None) -> int:
+    """Fork, run the toy recipe, die at tick ``kill_at`` (0: never); return the wait status."""
+    process = os.fork()
+    if process:
+        return os.waitpid(process, 0)[1]
+    ticks = 0
+
+    def tick() -> bool:
+        nonlocal ticks
+        ticks += 1
+        return ticks == kill_at
+
+    def after_step(self: Any, step: int, total_steps: int) -> None:
+        del self, step, total_steps
+        if tick():
+            die()
+
+    try:
+        files.disk = TickingDisk(tick)
+        MaskedAutoencoder.after_step = after_step  # type: ignore[method-assign]
+        training.run(toy.mae(), toy.runtime(folder, workers=workers))
+        if count is not None:
+            count.write_text(str(ticks))
+        os._exit(0)
+    except BaseException as error:  # the exit status is all that the parent sees
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        os._exit(1)
+
+
+def remains(folder: Path) -> dict[str, Any]:
+    """Return everything that two runs must agree on."""
+    step, newest = checkpoints(folder)[0]
+    tensors = {name: files.sha256(data) for name, data in files.read_folder(newest).items()}
+    encoder = files.sha256((folder / "encoder" / "model.safetensors").read_bytes())
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(folder)]
+    return {"step": step, "tensors": tensors, "encoder": encoder, "rows": rows}
+
+
+def main(folder: Path, workers: int, kills: int) -> dict[str, Any]:
+    """Kill at ``kills`` ticks spread over the whole run; report what went wrong."""
+    torch.set_num_threads(1)
+    reference, count = folder / "reference", folder / "ticks"
+    if child(reference, workers, 0, count):
+        return {"wrong": ["the uninterrupted run failed"]}
+    total = int(count.read_text())
+    expected = remains(reference)
+    spread = sorted({1 + round(i * (total - 1) / max(1, kills - 1)) for i in range(kills)})
+    wrong = []
+    for kill_at in spread:
+        run = folder / f"kill-{kill_at}"
+        if child(run, workers, kill_at) != signal.SIGKILL:
+            wrong.append(f"tick {kill_at}: was not killed")
+        elif child(run, workers, 0):
+            wrong.append(f"tick {kill_at}: did not resume")
+        elif remains(run) != expected:
+            wrong.append(f"tick {kill_at}: differs from the uninterrupted run")
+    return {"ticks": total, "killed": len(spread), "rows": len(expected["rows"]), "wrong": wrong}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -1,0 +1,54 @@
+"""A recipe small enough to train a thousand times in a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mae_lite import recipes
+from mae_lite.config import Recipe, Runtime
+
+_ENCODER = {"image_size": 8, "patch_size": 4, "channels": 1, "width": 16, "depth": 1, "num_heads": 2}
+
+
+def mae(**changes: Any) -> Recipe:
+    """Return MAE on digits: 16 images per update, 2 epochs' worth of a schedule that nobody reaches."""
+    toy = recipes.derive(
+        recipes.get("digits-mae"),
+        "toy-mae",
+        encoder=_ENCODER,
+        method={"decoder_width": 8, "decoder_heads": 2, "mask_ratio": 0.5},
+        global_batch_size=16,
+        epochs=6 / 84,  # 1,346 training digits make 84 updates of 16
+        warmup_epochs=2 / 84,
+    )
+    return recipes.derive(toy, **changes)
+
+
+def classifier(**changes: Any) -> Recipe:
+    """Return a classifier on digits from scratch, 2 labels per class."""
+    toy = recipes.derive(
+        recipes.get("digits-scratch"),
+        "toy-classifier",
+        encoder=_ENCODER,
+        global_batch_size=10,
+        labels_per_class=2,
+        epochs=3,
+        warmup_epochs=1,
+    )
+    return recipes.derive(toy, **changes)
+
+
+def runtime(out: Path, **changes: Any) -> Runtime:
+    """Return quiet settings with a row of metrics and a checkpoint every other update."""
+    settings: dict[str, Any] = {
+        "data": "digits",
+        "workers": 0,
+        "log_every_steps": 2,
+        "save_every_steps": 2,
+        "tensorboard": False,
+        "progress": False,
+        "accelerator": "cpu",
+        "out": str(out),
+    }
+    return Runtime.model_validate({**settings, **changes})
