@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from mae_lite import __version__, config, costs, overrides, recipes
 from mae_lite.errors import EXIT_STOPPED, ConfigError, DiskError, MaeLiteError, nearest
@@ -30,9 +30,9 @@ class EvaluateOptions(config.Config):
     """Labelled images; by default the test split of the run's own data."""
     split: Literal["train", "test"] = "test"
     """Split of data that has both."""
-    batch_size: int = 256
+    batch_size: int = Field(256, ge=1)
     """Images per forward pass."""
-    workers: int = 0
+    workers: int = Field(0, ge=0)
     """Processes that read images."""
     json_output: bool = False
     """Print JSON instead of a table."""
@@ -43,11 +43,11 @@ class DemoOptions(config.Config):
 
     out: str = "runs/demo"
     """Folder for the runs and the page."""
-    processes: int = 2
+    processes: int = Field(2, ge=1)
     """Runs carried out at once, one thread each."""
-    pretrain_steps: int | None = None
+    pretrain_steps: int | None = Field(None, ge=1)
     """Shorter pre-training, for a quick look."""
-    finetune_steps: int | None = None
+    finetune_steps: int | None = Field(None, ge=1)
     """Shorter fine-tuning, for a quick look."""
 
 

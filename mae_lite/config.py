@@ -22,7 +22,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Config(BaseModel):
     """A frozen page of settings; an unknown name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class LabNote(Config):
@@ -91,6 +91,13 @@ class Encoder(Config):
                 found=str(self.image_size),
                 expected=f"a multiple of encoder.patch_size {self.patch_size}",
                 fix=f"--encoder.image-size {below} (or {below + self.patch_size})",
+            )
+        if self.channels not in (1, 3):
+            raise ConfigError(
+                "encoder.channels",
+                found=str(self.channels),
+                expected="1 (grey) or 3 (colour)",
+                fix="--encoder.channels 3",
             )
         _require_multiple("encoder.width", self.width, self.num_heads, "encoder.num_heads")
         if self.positions == "sincos":
@@ -205,6 +212,17 @@ class AdamW(Config):
     """Decoupled weight decay."""
     no_decay: tuple[Literal["vectors", "tokens"], ...] = ("vectors", "tokens")
     """Exempt from decay: "vectors" (biases, norms), "tokens" (positions, class token)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> AdamW:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                "optimizer.betas",
+                found=f"{self.betas}",
+                expected="two numbers from 0 to below 1",
+                fix="--optimizer.betas 0.9 0.999",
+            )
+        return self
 
 
 class SGD(Config):

@@ -11,10 +11,13 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +28,8 @@ from mae_lite.demo_results import BASELINES, LABELS, MAE, METHODS, SEEDS, Cell
 from mae_lite.errors import EXIT_STOPPED
 from mae_lite.report import page
 
-_log = logging.getLogger(__name__)
 TRAINING_IMAGES = 1346
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,6 @@ class Stage:
     folder: Path
     recipe: config.Recipe
     init: Path | None = None
-    threads: int = 1
 
 
 def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: int | None) -> int:
@@ -50,36 +52,46 @@ def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: i
     """
     start = time.monotonic()
     files.make_folder(out)
-    pretraining = Stage(out / "pretrain", shortened(recipes.get("digits-mae"), pretrain_steps), threads=processes)
+    pretraining = Stage(out / "pretrain", shortened(recipes.get("digits-mae"), pretrain_steps))
     stages = finetunings(out, pretraining.folder, finetune_steps)
-    print(f"1 of 3  MAE pre-training without labels ({pretraining.recipe.epochs:g} epochs)", flush=True)
-    with _Pool(processes) as pool:
-        if not pool.finish([pretraining]):
-            return EXIT_STOPPED
-        print(f"2 of 3  {len(stages)} fine-tunings with {_list(LABELS)} labels per class", flush=True)
-        if not pool.finish(list(stages.values())):
-            return EXIT_STOPPED
-        print("3 of 3  two baselines on the pixels, and the page", flush=True)
-        results = {cell: _accuracy(stage.folder) for cell, stage in stages.items()}
-        results |= pool.call(baselines)
+    print(f"MAE pre-training without labels ({pretraining.recipe.epochs:g} epochs) in one process, and")
+    print(f"{len(stages)} fine-tunings with {_list(LABELS)} labels per class beside and after it", flush=True)
+    try:
+        with stop_signals_raise(), _Pool(processes) as pool:
+            pool.finish(pretraining, list(stages.values()))
+            results = {cell: _accuracy(stage.folder) for cell, stage in stages.items()} | pool.call(baselines)
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept, the same command continues")
+        return EXIT_STOPPED
     files.write_json(out / "table.json", [[*cell, value] for cell, value in results.items()])
     print("\n" + demo_results.as_text(results))
-    path = out / "report.html"
-    page.write(
-        demo_results.as_page(pretraining.folder, {cell: stage.folder for cell, stage in stages.items()}, results), path
-    )
+    path, folders = out / "report.html", {cell: stage.folder for cell, stage in stages.items()}
+    page.write(demo_results.as_page(pretraining.folder, folders, results), path)
     print(f"\n{demo_results.headline(results)}\nThe page: {path}  ({time.monotonic() - start:.0f} s)")
     return 0
 
 
 def finetunings(out: Path, pretrained: Path, steps: int | None) -> dict[Cell, Stage]:
-    """Return the fine-tuning stages of all cells; a batch is all the labelled images there are."""
+    """Return the fine-tuning stages of all cells.
+
+    The recipes are written for 5 labels per class: one batch of all 50 labelled images per epoch. With fewer the batch
+    is smaller, with more an epoch has more of them; the number of updates and the learning rate stay the same.
+    """
     stages: dict[Cell, Stage] = {}
     for method, name in METHODS.items():
         for labels in LABELS:
             for seed in SEEDS:
+                base = recipes.get(name)
+                batch = min(10 * labels, base.global_batch_size)
+                per_epoch = 10 * labels // batch
                 recipe = recipes.derive(
-                    recipes.get(name), labels_per_class=labels, global_batch_size=10 * labels, seed=seed
+                    base,
+                    seed=seed,
+                    labels_per_class=labels,
+                    global_batch_size=batch,
+                    epochs=base.epochs / per_epoch,
+                    warmup_epochs=base.warmup_epochs / per_epoch,
+                    lr_per_256=base.peak_lr * 256 / batch,
                 )
                 folder = out / f"{name.removeprefix('digits-')}-{labels}-labels-seed-{seed}"
                 init = pretrained if method == MAE else None
@@ -91,7 +103,8 @@ def shortened(recipe: config.Recipe, steps: int | None) -> config.Recipe:
     """Return ``recipe`` with a schedule of ``steps`` updates; None leaves it as it is."""
     if steps is None:
         return recipe
-    per_epoch = max(1, TRAINING_IMAGES // recipe.global_batch_size) if recipe.labels_per_class is None else 1
+    images = TRAINING_IMAGES if recipe.labels_per_class is None else 10 * recipe.labels_per_class
+    per_epoch = images // recipe.global_batch_size
     return recipes.derive(recipe, epochs=steps / per_epoch, warmup_epochs=steps / 10 / per_epoch)
 
 
@@ -102,19 +115,21 @@ def train_stage(stage: Stage) -> str:
     from mae_lite import training
     from mae_lite.evaluation.classifier import evaluate_run
 
-    torch.set_num_threads(stage.threads)
+    torch.set_num_threads(1)
+    pretrains = stage.recipe.labels_per_class is None
+    logging.getLogger("mae_lite").setLevel(logging.INFO if pretrains else logging.WARNING)
     runtime = config.Runtime(
         data="digits",
         out=str(stage.folder),
         init=None if stage.init is None else str(stage.init),
-        log_every_steps=100 if stage.recipe.labels_per_class is None else 20,
+        log_every_steps=100 if pretrains else 20,
         tensorboard=False,
-        progress=stage.recipe.labels_per_class is None,
+        progress=pretrains,
         accelerator="cpu",
         workers=0,
     )
     state = training.run(stage.recipe, runtime).state
-    if state == "finished" and stage.recipe.labels_per_class is not None:
+    if state == "finished" and not pretrains:
         evaluate_run(stage.folder, "digits", "test")
     return state
 
@@ -144,8 +159,26 @@ def _pixels(source: Source) -> npt.NDArray[np.float64]:
     return np.stack([np.asarray(source.image(index, 1)).ravel() for index in range(len(source))]) / 255.0
 
 
+@contextmanager
+def stop_signals_raise() -> Iterator[None]:
+    """Turn SIGTERM into what Ctrl-C is; it is passed on to the workers, which Ctrl-C reaches anyway."""
+
+    def handle(number: int, frame: object) -> None:
+        del frame
+        for child in multiprocessing.active_children():
+            if child.pid is not None:
+                os.kill(child.pid, number)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 class _Pool:
-    """Worker processes that import torch once and carry out stages; the first Ctrl-C lets them save and stop."""
+    """Worker processes of one thread that import torch once and carry out stages; a signal lets them save and stop."""
 
     def __init__(self, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -157,33 +190,32 @@ class _Pool:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def finish(self, stages: list[Stage]) -> bool:
-        """Carry out ``stages``; return whether all finished, False when a signal stopped them."""
-        futures = {self._pool.submit(train_stage, stage): stage for stage in stages}
-        try:
-            for number, future in enumerate(concurrent.futures.as_completed(futures), 1):
-                if future.result() != "finished":
-                    return self._stopped()
-                if len(stages) > 1 and number % len(SEEDS) == 0:
-                    print(f"        {number} of {len(stages)}", flush=True)
-        except KeyboardInterrupt:
-            return self._stopped()
-        return True
+    def finish(self, first: Stage, others: list[Stage]) -> None:
+        """Carry out ``first`` beside those of the others that do not start from it, then the rest.
 
-    def call(self, function: Any) -> Any:
+        Raises:
+            KeyboardInterrupt: when a worker was asked to stop.
+        """
+        begun = self._pool.submit(train_stage, first)
+        pending = {begun, *(self._pool.submit(train_stage, stage) for stage in others if stage.init is None)}
+        done = 0
+        while pending:
+            finished, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
+            if any(future.result() != "finished" for future in finished):
+                raise KeyboardInterrupt
+            if begun in finished:
+                pending |= {self._pool.submit(train_stage, stage) for stage in others if stage.init is not None}
+            done += len(finished)
+            print(f"    {done} of {len(others) + 1} runs finished", flush=True)
+
+    def call(self, function: Callable[[], T]) -> T:
         """Call ``function`` in a worker."""
         return self._pool.submit(function).result()
 
-    def _stopped(self) -> bool:
-        print("stopped; what was finished is kept, the same command continues")
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        return False
-
 
 def _start_worker() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    logging.basicConfig(level=logging.WARNING, format="        %(message)s", force=True)
-    logging.getLogger("mae_lite").setLevel(logging.INFO)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # between stages the parent decides
+    logging.basicConfig(level=logging.WARNING, format="    %(message)s", force=True)
 
 
 def _accuracy(folder: Path) -> float:

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -23,6 +23,7 @@ from mae_lite.errors import CheckpointError, DiskError
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
 """Prefix of everything unfinished; what carries it is removed at the next start."""
+_ASIDE = f"{TEMPORARY}old-"
 
 
 class Disk:
@@ -37,7 +38,8 @@ class Disk:
     def append(self, path: Path, data: bytes) -> None:
         """Append ``data`` to ``path``, in one write; not flushed to the device."""
         with path.open("ab", buffering=0) as handle:
-            handle.write(data)
+            if handle.write(data) != len(data):  # the system took what fitted
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def sync(self, path: Path) -> None:
         """Flush a file or a folder to the device."""
@@ -149,10 +151,8 @@ def remove(path: Path) -> None:
 
 
 def _remove_quietly(path: Path) -> None:
-    try:
+    with suppress(OSError):  # an error that brought us here is the one to report; leftovers go at the next start
         disk.remove(path)
-    except OSError:
-        pass  # the error that brought us here is the one to report; leftovers go at the next start
 
 
 @contextmanager
@@ -197,12 +197,18 @@ def publish_folder(path: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
-    # A folder cannot be renamed onto a full one: the old one steps aside under a name that is swept later.
-    aside = path.with_name(f"{TEMPORARY}old-{os.getpid()}-{path.name}")
+    # A folder cannot be renamed onto a full one: the old one steps aside. Should the new one not arrive, sweep()
+    # puts the old one back.
+    aside = path.with_name(f"{_ASIDE}{path.name}")
     disk.remove(aside)
     disk.rename(path, aside)
-    disk.rename(temporary, path)
-    disk.remove(aside)
+    try:
+        disk.rename(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            disk.rename(aside, path)
+        raise
+    _remove_quietly(aside)
 
 
 def read_folder(path: Path) -> dict[str, bytes]:
@@ -233,9 +239,14 @@ def read_folder(path: Path) -> dict[str, bytes]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what interrupted writes left in ``folder``; failing to is not an error."""
+    """Remove what interrupted writes left in ``folder``, and finish them; failing to is not an error."""
     for leftover in folder.glob(f"{TEMPORARY}*"):
-        _remove_quietly(leftover)
+        original = folder / leftover.name.removeprefix(_ASIDE)
+        with suppress(OSError):
+            if leftover.name.startswith(_ASIDE) and not original.exists():
+                disk.rename(leftover, original)
+            else:
+                disk.remove(leftover)
 
 
 def sha256(data: bytes) -> str:

@@ -59,11 +59,12 @@ def build(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
 def leaf_fields(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted name of every setting, taking ``values`` to say which method or optimiser it is."""
     for name, field in model.model_fields.items():
-        inner = _inner_model(field.annotation, values.get(name))
+        value = values.get(name)
+        inner = _inner_model(field.annotation, value)
         if inner is None:
             yield prefix + name
         else:
-            yield from leaf_fields(inner, values.get(name, {}), f"{prefix}{name}.")
+            yield from leaf_fields(inner, value if isinstance(value, Mapping) else {}, f"{prefix}{name}.")
 
 
 def _flags(argv: Sequence[str], known: set[str]) -> dict[str, list[str]]:

@@ -114,9 +114,9 @@ class RunDir:
         try:
             files.sweep(path)
             files.sweep(path / "checkpoints")
-            if (path / "recipe.json").exists():
+            if checkpoints(path):
                 self._check_same(description)
-            else:
+            else:  # a start that failed before its first checkpoint leaves nothing to protect
                 files.write_json(path / "recipe.json", dict(description))
         except BaseException:
             self.close()
@@ -143,15 +143,16 @@ class RunDir:
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``; a full disk costs the row, not the run."""
         clean = {k: (None if isinstance(v, float) and not math.isfinite(v) else v) for k, v in row.items()}
-        if self._gap:
-            clean["rows_lost_before"] = self._gap
+        line = json.dumps(clean)
+        if self._gap:  # on a new line, for half of the lost row may be there
+            line = "\n" + json.dumps({**clean, "rows_lost_before": self._gap})
         try:
-            files.append_line(self.path / "metrics.jsonl", json.dumps(clean))
+            files.append_line(self.path / "metrics.jsonl", line)
             self._gap = 0
         except DiskError as error:
             self._gap += 1
             if self._gap == 1:
-                print(f"warning: {error}", file=sys.stderr)
+                print(f"warning: {error.what} ({error.found}), training goes on; {error.fix}", file=sys.stderr)
 
     def cut(self, step: int) -> None:
         """Drop the rows after ``step``: they belong to updates that a resumed run makes again."""

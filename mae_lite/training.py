@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,18 +14,15 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mae_lite import config, files, methods, rundir
-from mae_lite.data.loader import Batch, evaluation_loader, training_loader
-from mae_lite.data.plan import Plan
-from mae_lite.data.sources import Source, check_classes, few_labels, open_source, stratified_split, subset
-from mae_lite.data.transforms import EvalTransform, TrainTransform
+from mae_lite import config, files, inputs, methods, rundir
+from mae_lite.data.sources import Source, subset
 from mae_lite.display import display
 from mae_lite.engine import checkpoint, loop
 from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.optim import LearningRate, build_optimizer
 from mae_lite.engine.ranks import on_rank_zero, start_fabric
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import ConfigError, DataError, MaeLiteError
+from mae_lite.errors import DiskError, MaeLiteError
 from mae_lite.evaluation.accuracy import measure
 from mae_lite.evaluation.load import load_initial
 from mae_lite.evaluation.preview import reconstruction_png
@@ -34,7 +32,6 @@ from mae_lite.models import timm_folder
 from mae_lite.tensorboard import EventFiles
 
 _log = logging.getLogger(__name__)
-_MICRO_LIMIT = {"cpu": 256, "mps": 256, "cuda": 1024}
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def run(recipe: config.Recipe, runtime: config.Runtime) -> Outcome:
     """
     with StopSignals() as signals:
         folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime)
-        train, held_out = _images(recipe, runtime)
+        train, held_out = inputs.images(recipe, runtime)
         fabric = start_fabric(recipe, runtime)
         description = rundir.describe(recipe, runtime, train.classes, train.fingerprint())
         record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description))
@@ -64,7 +61,8 @@ def run(recipe: config.Recipe, runtime: config.Runtime) -> Outcome:
             return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out))
         except MaeLiteError as error:
             if record is not None:
-                record.status("failed", message=str(error))
+                with suppress(DiskError):  # a full disk must not hide the error itself
+                    record.status("failed", message=str(error))
             raise
         finally:
             if record is not None:
@@ -81,25 +79,40 @@ def _run(
     images: tuple[Source, Source | None],
 ) -> Outcome:
     train, held_out = images
-    plan = _plan(recipe, runtime, fabric, len(train))
-    rate = LearningRate.of(recipe, plan.steps_per_epoch)
+    job, progress = _restored(recipe, runtime, fabric, signals, folder, train)
+    job.probes = _probes(recipe, runtime, held_out, fabric)
+    total = job.rate.total_steps
+    if record is not None:
+        record.cut(progress.step)
+        ranks, data = fabric.world_size, train.describe()
+        record.record_start(device=_device_name(fabric), ranks=ranks, data=data, resumed_at=progress.step)
+        record.status("running", step=progress.step, total_steps=total)
+        job.log = _logger(runtime, record, progress)
+    shown = runtime.progress and fabric.is_global_zero
+    if shown:
+        _announce(job, progress, train)
+    with display(recipe.name, progress.step, total, shown) as job.display:
+        state = loop.train(job, progress)
+    if record is not None:
+        if state == "finished" and not {"encoder", "classifier"} & {path.name for path in folder.iterdir()}:
+            _publish(job, train)
+        record.status(state, step=progress.step, total_steps=total, best=progress.best, **progress.measured)
+    return Outcome(folder, state, progress.step, total)
+
+
+def _restored(
+    recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, signals: StopSignals, folder: Path, train: Source
+) -> tuple[loop.Job, Progress]:
+    """Build the parts of a run and put the newest checkpoint, or the starting weights, into them."""
+    plan = inputs.plan(recipe, runtime, fabric, len(train))
     method = methods.build(recipe, len(train.classes or ()))
     found = checkpoint.newest(folder)
     if found is None:
         load_initial(method, recipe, runtime.init)
-    ema = _average(method, recipe)
+    ema = _average(method, recipe, fabric.device)
     plain = build_optimizer(method, recipe)
     wrapped, optimizer = fabric.setup(method, plain)
-    if ema is not None:
-        ema.to(fabric.device)
     progress = Progress() if found is None else checkpoint.restore(found[1], method, plain, ema)
-    if record is not None:
-        record.cut(progress.step)
-        record.record_start(
-            device=_device_name(fabric), ranks=fabric.world_size, data=train.describe(), resumed_at=progress.step
-        )
-        record.status("running", step=progress.step, total_steps=rate.total_steps)
-    log = _logger(runtime, folder, record, progress)
     job = loop.Job(
         recipe=recipe,
         runtime=runtime,
@@ -107,120 +120,26 @@ def _run(
         method=method,
         wrapped=wrapped,
         optimizer=optimizer,
-        rate=rate,
+        rate=LearningRate.of(recipe, plan.steps_per_epoch),
         plan=plan,
-        batches=partial(_batches, recipe, runtime, train, plan, fabric),
+        batches=partial(inputs.batches, recipe, runtime, train, plan, fabric),
         folder=folder,
-        log=log,
         signals=signals,
-        display=display(recipe.name, progress.step, rate.total_steps, runtime.progress and fabric.is_global_zero),
-        probes=_probes(recipe, runtime, held_out, fabric),
         ema=ema,
     )
-    _announce(job, progress, train)
-    state = loop.train(job, progress) if progress.step < rate.total_steps else "finished"
-    if record is not None:
-        if state == "finished":
-            _publish(job, train)
-        record.status(state, step=progress.step, total_steps=rate.total_steps, best=progress.best, **progress.measured)
-    return Outcome(folder, state, progress.step, rate.total_steps)
+    return job, progress
 
 
-def _logger(
-    runtime: config.Runtime, folder: Path, record: rundir.RunDir | None, progress: Progress
-) -> Callable[[Mapping[str, Any]], None]:
-    if record is None:
-        return lambda row: None  # noqa: ARG005
+def _logger(runtime: config.Runtime, record: rundir.RunDir, progress: Progress) -> Callable[[Mapping[str, Any]], None]:
     if not runtime.tensorboard:
         return record.log
-    events = EventFiles(folder / "tensorboard", progress.step)
+    events = EventFiles(record.path / "tensorboard", progress.step)
 
     def log(row: Mapping[str, Any]) -> None:
         record.log(row)
         events.log(row)
 
     return log
-
-
-def _images(recipe: config.Recipe, runtime: config.Runtime) -> tuple[Source, Source | None]:
-    """Open the training images and, for supervised runs, the validation images."""
-    train = open_source(runtime.data, "train")
-    if not isinstance(recipe.method, config.Supervised):
-        return train, None
-    if train.classes is None or len(train.classes) < 2:
-        found = "no labels" if train.classes is None else f"one class, {train.classes[0]!r}"
-        raise DataError(
-            f"{runtime.data!r} cannot train a classifier",
-            found=found,
-            expected="at least two classes",
-            fix="give labelled images, e.g. a folder with one sub-folder per class",
-        )
-    held_out: Source | None = None
-    if runtime.val_data is not None:
-        held_out = open_source(runtime.val_data, "test")
-        check_classes(train, held_out)
-    elif recipe.validation_fraction > 0:
-        kept, rest = stratified_split(train.labels, recipe.validation_fraction, recipe.seed)
-        train, held_out = subset(train, kept), subset(train, rest)
-    if recipe.labels_per_class is not None:
-        train = subset(train, few_labels(train.labels, recipe.labels_per_class, recipe.seed, train.classes))
-    return train, held_out
-
-
-def _plan(recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, samples: int) -> Plan:
-    share, left = divmod(recipe.global_batch_size, fabric.world_size)
-    if left:
-        raise ConfigError(
-            "global_batch_size",
-            found=str(recipe.global_batch_size),
-            expected=f"a multiple of the {fabric.world_size} devices",
-            fix=f"--global-batch-size {(share + 1) * fabric.world_size}",
-        )
-    mixes = isinstance(recipe.method, config.Supervised) and (recipe.method.mixup > 0 or recipe.method.cutmix > 0)
-    micro = runtime.micro_batch_size
-    if micro is None:
-        limit = _MICRO_LIMIT.get(fabric.device.type, 256)
-        sizes = [size for size in range(1, min(share, limit) + 1) if share % size == 0 and (size % 2 == 0 or not mixes)]
-        micro = max(sizes, default=share)
-    if mixes and micro % 2:
-        raise ConfigError(
-            "micro_batch_size",
-            found=str(micro),
-            expected="an even number, because mixing pairs neighbours",
-            fix=f"--global-batch-size {2 * fabric.world_size * max(1, share // 2)} --micro-batch-size 2",
-        )
-    return Plan(
-        samples=samples,
-        global_batch_size=recipe.global_batch_size,
-        micro_batch_size=micro,
-        seed=recipe.seed,
-        ranks=fabric.world_size,
-        rank=fabric.global_rank,
-    )
-
-
-def _batches(
-    recipe: config.Recipe, runtime: config.Runtime, source: Source, plan: Plan, fabric: Fabric, start: int, stop: int
-) -> Iterator[Batch]:
-    channels = recipe.encoder.channels
-    transform = TrainTransform(recipe.augmentation, recipe.encoder.image_size, channels)
-    loader = training_loader(
-        source,
-        transform,
-        plan,
-        channels=channels,
-        start_step=start,
-        stop_step=stop,
-        workers=_workers(runtime, source),
-        pin_memory=fabric.device.type == "cuda",
-    )
-    return iter(loader)
-
-
-def _workers(runtime: config.Runtime, source: Source) -> int:
-    if runtime.workers is not None:
-        return runtime.workers
-    return 0 if source.in_memory else max(1, min(16, (torch.multiprocessing.cpu_count() or 1) // runtime.devices))
 
 
 def _probes(
@@ -232,54 +151,43 @@ def _probes(
 
     def validate(step: int, model: Any) -> dict[str, float]:
         del step
-        batches, mean, std = _in_order(recipe, runtime, source, fabric), augmentation.mean, augmentation.std
+        batches = inputs.in_order(recipe, runtime, source, ranks=fabric.world_size, rank=fabric.global_rank)
+        mean, std = augmentation.mean, augmentation.std
         result = measure(model, batches, len(source.classes or ()), device=fabric.device, mean=mean, std=std)
         return {"val_top1": result.top1, "val_macro": result.macro}
 
     return (validate,)
 
 
-def _in_order(recipe: config.Recipe, runtime: config.Runtime, source: Source, fabric: Fabric) -> Iterable[Batch]:
-    return evaluation_loader(
-        source,
-        EvalTransform(recipe.augmentation, recipe.encoder.image_size, recipe.encoder.channels),
-        batch_size=256,
-        channels=recipe.encoder.channels,
-        workers=_workers(runtime, source),
-        ranks=fabric.world_size,
-        rank=fabric.global_rank,
-    )
-
-
-def _average(method: Method, recipe: config.Recipe) -> AveragedModel | None:
+def _average(method: Method, recipe: config.Recipe, device: torch.device) -> AveragedModel | None:
     if recipe.ema_decay is None:
         return None
-    return AveragedModel(method, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))  # type: ignore[no-untyped-call]
+    averaging = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(method, device=device, multi_avg_fn=averaging)
 
 
 def _publish(job: loop.Job, train: Source) -> None:
     """Write the finished model as a timm folder, and for MAE a picture of what it paints."""
-    model = (job.ema.module if job.ema is not None else job.method).encoder
+    method: Any = job.ema.module if job.ema is not None else job.method
     if isinstance(job.recipe.method, config.Supervised):
         pooling = "avg" if job.recipe.method.pooling == "mean" else "token"
-        files.publish_folder(
-            job.folder / "classifier", timm_folder.contents(model, job.recipe, train.classes, pooling=pooling)
-        )
-    else:
-        files.publish_folder(job.folder / "encoder", timm_folder.contents(model, job.recipe, None))
-    if isinstance(job.method, MaskedAutoencoder):
+        classifier = timm_folder.contents(method.encoder, job.recipe, train.classes, pooling=pooling)
+        files.publish_folder(job.folder / "classifier", classifier)
+        return
+    if isinstance(method, MaskedAutoencoder):
         files.make_folder(job.folder / "previews")
-        fixed = next(iter(_in_order(job.recipe, job.runtime, subset(train, range(min(8, len(train)))), job.fabric)))
-        picture = reconstruction_png(job.method, fixed, job.recipe)
+        fixed = next(iter(inputs.in_order(job.recipe, job.runtime, subset(train, range(min(8, len(train)))))))
+        picture = reconstruction_png(method, fixed, job.recipe)
         files.write_bytes(job.folder / "previews" / f"step_{job.rate.total_steps}.png", picture)
+    files.publish_folder(job.folder / "encoder", timm_folder.contents(method.encoder, job.recipe, None))
 
 
 def _announce(job: loop.Job, progress: Progress, train: Source) -> None:
-    if not job.fabric.is_global_zero:
-        return
     _log.info("%s: %s", job.recipe.name, train.describe())
     _log.info("run folder %s", job.folder)
-    if progress.step:
+    if progress.step >= job.rate.total_steps:
+        _log.info("this run is finished")
+    elif progress.step:
         _log.info("continuing at step %d of %d", progress.step, job.rate.total_steps)
     if job.plan.micro_batches > 1:
         _log.info("gradients of %d micro-batches of %d are added up", job.plan.micro_batches, job.plan.micro_batch_size)

@@ -20,6 +20,7 @@ import torch
 import torch._dynamo  # the optimiser imports it at its first step: once here instead of once per fork
 
 from mae_lite import files, training
+from mae_lite.data.sources import open_source
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
@@ -112,6 +113,7 @@ def remains(folder: Path) -> dict[str, Any]:
 def main(folder: Path, workers: int, kills: int) -> dict[str, Any]:
     """Kill at ``kills`` ticks spread over the whole run; report what went wrong."""
     torch.set_num_threads(1)
+    open_source("digits")  # imports scikit-learn once, here
     reference, count = folder / "reference", folder / "ticks"
     if child(reference, workers, 0, count):
         return {"wrong": ["the uninterrupted run failed"]}

@@ -132,13 +132,13 @@ def test_few_labels_name_the_class_that_lacks(
 
 def test_check_classes() -> None:
     train, test = open_source("digits"), open_source("digits", "test")
-    check_classes(train, test)
+    check_classes(train.classes, train.name, test)
     test.classes = tuple("012345678x")
     with pytest.raises(DataError, match=r"(?s)extra 'x'; missing '9'.*Fix: "):
-        check_classes(train, test)
+        check_classes(train.classes, train.name, test)
     test.classes = tuple("1023456789")
     with pytest.raises(DataError, match="another order"):
-        check_classes(train, test)
+        check_classes(train.classes, train.name, test)
     test.classes = None
     with pytest.raises(DataError, match="missing"):
-        check_classes(train, test)
+        check_classes(train.classes, train.name, test)

@@ -24,7 +24,7 @@ SCHEDULES = json.loads((FIXTURES / "schedules.json").read_text())
 
 
 def relative(ours: Tensor, reference: Tensor) -> float:
-    return float((ours - reference).norm() / reference.norm())
+    return float((ours.detach() - reference).norm() / reference.norm())
 
 
 @pytest.fixture(scope="module")

@@ -7,20 +7,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mae_lite import files as disk
 from mae_lite.errors import DataError
-
-if TYPE_CHECKING:  # pyarrow makes its names at run time, where no type checker sees them
-    pa: Any
-    pq: Any
-else:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 VERSION = 1
 """Layout of the Arrow file; part of its name, so that a new layout converts anew."""

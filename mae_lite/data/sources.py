@@ -131,19 +131,24 @@ def _missing(spec: str, path: Path) -> DataError:
     )
 
 
-def check_classes(train: Source, other: Source) -> None:
-    """Make sure that a label means the same class in both sources; two unlabelled ones agree.
+def check_classes(classes: tuple[str, ...] | None, trained_on: str, other: Source) -> None:
+    """Make sure that a label means the same class as in training; two unlabelled sets agree.
+
+    Args:
+        classes: those of the training data, None without labels.
+        trained_on: what to call the training data in messages.
+        other: the images to be used beside them.
 
     Raises:
         DataError: when the class names or their order differ; lists the names.
     """
-    if train.classes == other.classes:
+    if classes == other.classes:
         return
-    ours, theirs = train.classes or (), other.classes or ()
+    ours, theirs = classes or (), other.classes or ()
     extra, missing = sorted(set(theirs) - set(ours)), sorted(set(ours) - set(theirs))
     parts = [f"{word} {some(names)}" for word, names in (("extra", extra), ("missing", missing)) if names]
     raise DataError(
-        f"the classes of {other.name!r} differ from those of the training data {train.name!r}",
+        f"the classes of {other.name!r} differ from those of the training data {trained_on!r}",
         found="; ".join(parts) or "the same names in another order",
         expected=f"the same {len(ours)} classes",
         fix="rename, add or remove classes until both agree; labels would mean different things otherwise",

@@ -58,12 +58,17 @@ def save(
         contents["ema.safetensors"] = weights.to_bytes(ema.state_dict())
     target = run / "checkpoints" / f"step_{progress.step}"
     files.publish_folder(target, contents)
-    files.read_folder(target)
+    try:
+        files.read_folder(target)
+    except CheckpointError as error:
+        fix = "check the disk: it gave back other bytes than were written"
+        raise DiskError(f"the checkpoint just written cannot be trusted: {error.what}", fix=fix) from error
     _prune(run, progress)
 
 
 def _prune(run: Path, progress: Progress) -> None:
-    found = rundir.checkpoints(run)
+    # Later ones belong to a run that fell back behind them: damaged, so they count for nothing.
+    found = [(step, folder) for step, folder in rundir.checkpoints(run) if step <= progress.step]
     keep = {step for step, _ in found[:2]} | {progress.best_step}
     for step, folder in found:
         if step not in keep:

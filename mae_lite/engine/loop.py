@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +39,10 @@ Probe = Callable[[int, Any], Mapping[str, float]]
 """(finished updates, encoder in eval mode) -> numbers for metrics.jsonl."""
 
 
+def _nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
 @dataclass
 class Job:
     """All the parts of a run, built and restored."""
@@ -54,12 +57,12 @@ class Job:
     plan: Plan
     batches: Callable[[int, int], Iterator[Batch]]
     folder: Path
-    log: Callable[[Mapping[str, Any]], None]
-    """Takes a row of metrics; does nothing on all ranks but the first."""
     signals: StopSignals
-    display: AbstractContextManager[Show]
-    probes: Sequence[Probe] = ()
     ema: Any = None
+    probes: Sequence[Probe] = ()
+    log: Callable[[Mapping[str, Any]], None] = _nothing
+    """Takes a row of metrics; all ranks but the first leave it out."""
+    display: Show = _nothing
 
 
 def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "paused"]:
@@ -73,32 +76,31 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     last = min(end, job.runtime.stop_after_steps or end)
     batches, meter, saver = job.batches(progress.step, last), _Meter(job, progress), _Saver(job, progress)
     job.wrapped.train()
-    with job.display as display:
-        while progress.step < last:
-            step = progress.step
-            set_learning_rate(optimizer, job.rate(step))
-            loss = _backward(job, step, batches)
-            norm = _gradient_norm(job, step, loss)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            job.method.after_step(step + 1, end)
-            if job.ema is not None:
-                job.ema.update_parameters(job.method)
-            progress.step = step + 1
-            meter.add(loss)
-            if _due(progress.step, job.runtime.validate_every_epochs * job.plan.steps_per_epoch, last):
-                _run_probes(job, progress)
-            row = None
-            if _due(progress.step, job.runtime.log_every_steps, last):
-                row = meter.row(job.rate(step), norm)
-                job.log(row)
-            display(progress.step, row)
-            stop, save = _agree(fabric, job.signals.requested is not None, saver.due())
-            if stop or save or progress.step == last:
-                meter.store()
-                saver.save(final=stop or progress.step == last)
-            if stop:
-                return "stopped"
+    while progress.step < last:
+        step = progress.step
+        set_learning_rate(optimizer, job.rate(step))
+        loss = _backward(job, step, batches)
+        norm = _gradient_norm(job, step, loss)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        job.method.after_step(step + 1, end)
+        if job.ema is not None:
+            job.ema.update_parameters(job.method)
+        progress.step = step + 1
+        meter.add(loss)
+        if _due(progress.step, job.runtime.validate_every_epochs * job.plan.steps_per_epoch, end):
+            _run_probes(job, progress)
+        row = None
+        if _due(progress.step, job.runtime.log_every_steps, end):
+            row = meter.row(job.rate(step), norm)
+            job.log(row)
+        job.display(progress.step, row)
+        stop, save = _agree(fabric, job.signals.requested is not None, saver.due())
+        if stop or save or progress.step == last:
+            meter.store()
+            saver.save(final=stop or progress.step == last)
+        if stop:
+            return "stopped"
     return "finished" if progress.step >= end else "paused"
 
 
@@ -135,8 +137,9 @@ def _gradient_norm(job: Job, step: int, loss: Tensor) -> Tensor:
     return norm
 
 
-def _due(step: int, every: float, last: int) -> bool:
-    return step == last or int(step / every) > int((step - 1) / every)
+def _due(step: int, every: float, end: int) -> bool:
+    """Say whether ``step`` is one of every ``every``; where a run pauses makes no difference to its rows."""
+    return step == end or int(step / every) > int((step - 1) / every)
 
 
 def _run_probes(job: Job, progress: Progress) -> None:
@@ -223,7 +226,8 @@ class _Saver:
             self._failures += 1
             if final or self._failures >= _SAVES_MAY_FAIL:
                 raise
-            _log.warning("checkpoint of step %d failed, training goes on: %s", self._progress.step, error)
+            message = str(error).replace("\nFix:", ";")
+            _log.warning("checkpoint of step %d failed, training goes on: %s", self._progress.step, message)
         self._last = time.monotonic()
         self._cost = self._last - start
 

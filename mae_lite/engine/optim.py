@@ -53,8 +53,8 @@ def parameter_groups(method: Method, recipe: config.Recipe) -> list[dict[str, An
         Groups for a torch optimiser with the extra entries ``lr_scale`` and ``names``.
     """
     encoder: Any = method.encoder
+    top = len(encoder.blocks) + 1
     layers = {f"encoder.{name}": layer for name, layer in _layers(encoder).items()}
-    top = max(layers.values())
     tokens = {f"encoder.{name}" for name in encoder.no_weight_decay()}
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in method.named_parameters():
@@ -73,7 +73,9 @@ def parameter_groups(method: Method, recipe: config.Recipe) -> list[dict[str, An
 
 def _layers(encoder: nn.Module) -> dict[str, int]:
     matcher: Any = getattr(encoder, "group_matcher")  # noqa: B009 - every timm model has one, nn.Module's type does not
-    return dict(group_parameters(encoder, matcher(coarse=False), reverse=True))
+    layers = group_parameters(encoder, matcher(coarse=False), reverse=True)
+    # timm counts a final LayerNorm to the last block; in MAE and here it belongs to the rest.
+    return {name: layer for name, layer in layers.items() if not name.startswith("norm.")}
 
 
 def build_optimizer(method: Method, recipe: config.Recipe) -> torch.optim.Optimizer:
@@ -83,9 +85,8 @@ def build_optimizer(method: Method, recipe: config.Recipe) -> torch.optim.Optimi
         case config.AdamW() as settings:
             return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=settings.betas, eps=settings.eps, fused=True)
         case config.SGD() as settings:
-            return torch.optim.SGD(
-                groups, lr=recipe.peak_lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True
-            )
+            nesterov = settings.nesterov and settings.momentum > 0  # torch refuses the two together; they are plain SGD
+            return torch.optim.SGD(groups, lr=recipe.peak_lr, momentum=settings.momentum, nesterov=nesterov, fused=True)
         case never:
             assert_never(never)
 

@@ -75,7 +75,8 @@ def _hits(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _wrong_prediction(scores: Tensor, labels: Tensor) -> Tensor:
     """Return the best class other than the label, [B]."""
-    return scores.nan_to_num(-torch.inf).scatter(1, labels.unsqueeze(1), -torch.inf).argmax(dim=1)
+    others = scores.nan_to_num(nan=torch.finfo(scores.dtype).min)  # not -inf, which only the label has
+    return others.scatter(1, labels.unsqueeze(1), -torch.inf).argmax(dim=1)
 
 
 def _summary(confusion: Tensor, top5: int) -> Accuracy:

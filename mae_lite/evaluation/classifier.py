@@ -51,7 +51,7 @@ def evaluate_run(
     source = open_source(spec, split)
     if source.classes is None:
         raise DataError(f"{spec!r} has no labels", fix="give labelled images with --data")
-    check_classes(loaded.classes, source, loaded.data)
+    check_classes(loaded.classes, loaded.data, source)
     encoder, augmentation = loaded.recipe.encoder, loaded.recipe.augmentation
     transform = EvalTransform(augmentation, encoder.image_size, encoder.channels)
     batches = evaluation_loader(source, transform, batch_size=batch_size, channels=encoder.channels, workers=workers)

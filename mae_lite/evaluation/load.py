@@ -39,8 +39,7 @@ def load_run(path: Path) -> LoadedRun:
     Raises:
         CheckpointError: when there is no usable checkpoint.
     """
-    record = rundir.read_json(path / "recipe.json", "a run folder, e.g. runs/NAME")
-    recipe = build(config.Recipe, record["recipe"])
+    record, recipe = _described(path, "a run folder, e.g. runs/NAME")
     classes = tuple(record["classes"]) if record["classes"] is not None else None
     found = checkpoint.newest(path)
     if found is None:
@@ -49,6 +48,24 @@ def load_run(path: Path) -> LoadedRun:
     method = methods.build(recipe, len(classes or ()))
     weights.load_into(method, method_tensors(contents), source=f"{path} step {step}")
     return LoadedRun(method.encoder.eval(), recipe, classes, record["data"], step)
+
+
+def _described(run: Path, what: str) -> tuple[dict[str, Any], config.Recipe]:
+    """Return what ``recipe.json`` says of a run, and the recipe in it."""
+    record = rundir.read_json(run / "recipe.json", what)
+    if not (isinstance(record.get("recipe"), dict) and {"classes", "data"} <= record.keys()):
+        raise CheckpointError(
+            f"{str(run)!r} is not a run folder: its recipe.json was not written by a run", fix=f"give {what}"
+        )
+    try:
+        return record, build(config.Recipe, record["recipe"])
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the recipe of {str(run)!r} cannot be used here: {error.what}",
+            found=error.found,
+            expected=error.expected,
+            fix="use the version of mae_lite that wrote it (its provenance.json says which)",
+        ) from error
 
 
 def method_tensors(contents: dict[str, bytes]) -> dict[str, Tensor]:
@@ -92,8 +109,8 @@ def initial_tensors(init: str, encoder: config.Encoder) -> dict[str, Tensor]:
         _check_heads(init, settings.get("model_args", {}).get("num_heads"), encoder)
         return weights.read_file(path / "model.safetensors")
     run = path.parent.parent if (path / files.MANIFEST).exists() else path
-    record = rundir.read_json(run / "recipe.json", "a run folder, a checkpoint folder or a file with --init")
-    _check_heads(init, record["recipe"]["encoder"]["num_heads"], encoder)
+    _, recipe = _described(run, "a run folder, a checkpoint folder or a file with --init")
+    _check_heads(init, recipe.encoder.num_heads, encoder)
     if run != path:
         return method_tensors(files.read_folder(path))
     found = checkpoint.newest(run)

@@ -68,4 +68,5 @@ def _from_file(path: Path) -> Recipe:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{str(path)!r} is not a readable recipe file", found=str(error), fix="check it") from error
-    return build(Recipe, content.get("recipe", content) if isinstance(content, Mapping) else {})
+    recipe = content.get("recipe", content) if isinstance(content, Mapping) else {}
+    return build(Recipe, recipe if isinstance(recipe, Mapping) else {})

@@ -17,7 +17,7 @@ CIFAR10_MAE_TINY = derive(
     LabNote(
         source="mae-tiny at 32 px, patch 4",
         command="mae-lite pretrain cifar10-mae-tiny --data train.parquet",
-        cost="400 epochs of 50,000 images at 0.7 GFLOP per image: a GPU",
+        cost="400 epochs of 50,000 images at 0.6 GFLOP per image: a GPU",
         expected="not measured yet",
     ),
     encoder=_SMALL,
@@ -32,7 +32,7 @@ CIFAR10_FINETUNE = derive(
     LabNote(
         source="finetune-improved at 32 px, patch 4",
         command="mae-lite finetune cifar10-finetune --init RUN --data train.parquet --val-data test.parquet",
-        cost="100 epochs of 50,000 images at 2.1 GFLOP per image: a GPU",
+        cost="100 epochs of 50,000 images at 2.2 GFLOP per image: a GPU",
         expected="not measured yet",
     ),
     encoder=_SMALL,

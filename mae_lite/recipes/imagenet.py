@@ -15,7 +15,7 @@ MAE_TINY = Recipe(
     note=LabNote(
         source=f"{_PAPER}, section 3 and appendix A",
         command="mae-lite pretrain mae-tiny --data IMAGENET",
-        cost="400 epochs at 1.9 GFLOP per image; the paper used 8 GPUs",
+        cost="400 epochs at 2.0 GFLOP per image; the paper used 8 GPUs",
         expected="78.0 % ImageNet top-1 after finetune-improved (300 epochs); 76.2 % after 100",
     ),
     encoder=Encoder(),
@@ -34,7 +34,7 @@ MAE_SMALL = derive(
     LabNote(
         source=f"{_PAPER}, table of larger models",
         command="mae-lite pretrain mae-small --data IMAGENET",
-        cost="400 epochs; about 3.5 times mae-tiny",
+        cost="400 epochs; about 3.8 times mae-tiny",
         expected="82.1 % ImageNet top-1 after finetune-improved with layer_decay 0.75",
     ),
     encoder={"name": "vit_small_patch16_224", "width": 384, "num_heads": 12},

@@ -1,0 +1,195 @@
+"""The command line: listings, help, and every setting as a flag."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mae_lite import __version__, cli, config, costs, overrides, recipes
+from mae_lite.errors import ConfigError
+
+Captured = pytest.CaptureFixture[str]
+ALL = recipes.names()
+BASES: dict[str, dict[str, Any]] = {name: {**recipes.get(name).model_dump(), "data": "digits"} for name in ALL}
+LEAVES = [(name, leaf) for name in ALL for leaf in overrides.leaf_fields(config.Request, BASES[name])]
+
+
+def call(*words: str) -> int:
+    """Return the exit code of a command, whether it returns or exits."""
+    try:
+        return cli.main(list(words))
+    except SystemExit as end:
+        assert end.code is None or isinstance(end.code, int)
+        return end.code or 0
+
+
+def request(*words: str, name: str = "digits-scratch") -> config.Request:
+    return overrides.build(config.Request, overrides.parse(words, config.Request, BASES[name]))
+
+
+def test_recipes_lists_everything(capsys: Captured) -> None:
+    assert call("recipes") == 0
+    text = capsys.readouterr().out
+    for name in ALL:
+        recipe = recipes.get(name)
+        line, expected, source = text[text.index(f"\n{name} ") :].splitlines()[1:4]
+        numbers = line.split()
+        assert numbers[0] == name
+        assert float(numbers[1]) == pytest.approx(costs.encoder_parameters(recipe.encoder) / 1e6, abs=0.006)
+        assert float(numbers[3]) == pytest.approx(costs.forward_gflops(recipe.encoder), rel=0.01)
+        assert float(numbers[4]) == pytest.approx(costs.step_gflops(recipe), rel=0.01)
+        assert expected.strip() == f"expect  {recipe.note.expected}"
+        assert source.strip() == f"source  {recipe.note.source}"
+
+
+def test_recipes_as_json_are_recipes(capsys: Captured) -> None:
+    assert call("recipes", "--json-output") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [config.Recipe.model_validate(values) for values in listed] == [recipes.get(name) for name in ALL]
+
+
+@pytest.mark.parametrize("words", [(), ("-h",), ("--help",), ("help",)])
+def test_usage_names_every_command(words: tuple[str, ...], capsys: Captured) -> None:
+    assert call(*words) == 0
+    text = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [command]]
+        assert len(line.split()) > 3
+
+
+def test_version(capsys: Captured) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out == f"mae-lite {__version__}\n"
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_every_command_has_help(command: str, capsys: Captured) -> None:
+    assert call(command, "--help") == 0
+    captured = capsys.readouterr()
+    assert f"mae-lite {command}" in captured.out and captured.err == ""
+
+
+def test_help_of_a_command_names_its_recipes(capsys: Captured) -> None:
+    for command, kind in (("pretrain", config.MAE), ("finetune", config.Supervised)):
+        assert call(command, "--help") == 0
+        listed = capsys.readouterr().out.partition("recipes: ")[2].strip().split(", ")
+        assert listed == [name for name in ALL if isinstance(recipes.get(name).method, kind)]
+
+
+@pytest.mark.parametrize("name", ["digits-mae", "finetune-improved"])
+def test_help_of_a_recipe_shows_every_field(name: str, capsys: Captured) -> None:
+    command = "finetune" if name.startswith("finetune") else "pretrain"
+    assert call(command, name, "--help") == 0
+    text = capsys.readouterr().out
+    for recipe, leaf in LEAVES:
+        if recipe == name and not leaf.endswith("kind"):
+            assert f"--{leaf.replace('_', '-')} " in text.replace("\n", " "), leaf
+
+
+def words_of(value: Any) -> list[str]:
+    """Write a value as a person would."""
+    return [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+
+
+@pytest.mark.parametrize("recipe", ALL)
+def test_every_field_takes_its_own_value_back(recipe: str) -> None:
+    before = request(name=recipe)
+    leaves = [leaf for name, leaf in LEAVES if name == recipe]
+    assert len(leaves) > 55 and len(set(leaves)) == len(leaves)
+    for leaf in leaves:
+        value: Any = before
+        for step in leaf.split("."):
+            value = getattr(value, step)
+        flag = leaf.replace("_", "-")
+        assert request(f"--{flag}", *words_of(value), name=recipe) == before, leaf
+        assert request(f"--{leaf}", *words_of(value), name=recipe) == before, leaf
+        if not isinstance(value, tuple):
+            assert request(f"--{flag}={value}", name=recipe) == before, leaf
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (("--encoder.depth", "6"), "encoder.depth", 6),
+        (("--encoder.depth=6",), "encoder.depth", 6),
+        (("--epochs", "1e2"), "epochs", 100.0),
+        (("--lr-per-256", ".5"), "lr_per_256", 0.5),
+        (("--seed", "7"), "seed", 7),
+        (("--augmentation.crop-scale", "0.2", "1"), "augmentation.crop_scale", (0.2, 1.0)),
+        (("--augmentation.crop-scale", "None"), "augmentation.crop_scale", None),
+        (("--augmentation.mean", "0.5"), "augmentation.mean", (0.5,)),
+        (("--optimizer.no-decay",), "optimizer.no_decay", ()),
+        (("--optimizer.no-decay", "tokens"), "optimizer.no_decay", ("tokens",)),
+        (("--tensorboard",), "tensorboard", True),
+        (("--tensorboard", "False"), "tensorboard", False),
+        (("--progress=no",), "progress", False),
+        (("--clip-grad-norm", "1"), "clip_grad_norm", 1.0),
+        (("--labels-per-class", "None"), "labels_per_class", None),
+        (("--out", "a folder/ü"), "out", "a folder/ü"),
+        (("--out=--odd",), "out", "--odd"),
+        (("--out=a=b",), "out", "a=b"),
+        (("--out", "-odd"), "out", "-odd"),
+        (("--data", "None"), "data", "None"),
+        (("--out", "None"), "out", None),
+        (("--encoder.width", "48", "--encoder.num-heads", "4"), "encoder.width", 48),
+    ],
+)
+def test_flags_set_fields(words: tuple[str, ...], field: str, value: Any) -> None:
+    built: Any = request(*words)
+    for step in field.split("."):
+        built = getattr(built, step)
+    assert built == value and type(built) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("words", "mentions"),
+    [
+        (("--mask-ratio", "0.5"), ("--mask-ratio",)),
+        (("--encoder.dept", "6"), ("--encoder.dept", "nearest: 'encoder.depth'", "Fix: --encoder.depth VALUE")),
+        (("--depth", "6"), ("nearest: 'encoder.depth'",)),
+        (("--warmup-epoch", "6"), ("nearest: 'warmup-epochs'",)),
+        (("--lr", "6"), ("--lr",)),
+        (("--mixup", "0.2"), ("nearest: 'method.mixup'",)),
+        (("--encoder", "vit"), ("--encoder",)),
+        (("--xyzzy=1",), ("--xyzzy", "--help")),
+        (("--seed", "1", "--seed", "2"), ("--seed", "twice")),
+        (("--seed=1", "--seed", "2"), ("--seed", "twice")),
+        (("--lr-per-256", "1", "--lr_per_256", "2"), ("twice",)),
+        (("stray",), ("'stray'",)),
+        (("-x", "1"), ("'-x'",)),
+        (("--seed",), ("--seed", "no value", "Fix: --seed VALUE")),
+        (("--seed", "1", "2"), ("seed", "('1', '2')")),
+        (("--seed=",), ("seed", "''")),
+        (("--encoder.depth", "six"), ("encoder.depth", "'six'", "integer")),
+        (("--encoder.depth", "6.5"), ("encoder.depth", "'6.5'")),
+        (("--encoder.depth", "None"), ("encoder.depth", "'None'")),
+        (("--tensorboard", "maybe"), ("tensorboard", "'maybe'")),
+        (("--precision", "fp16"), ("precision", "'fp16'", "'bf16' or 'fp32'")),
+        (("--augmentation.crop-scale", "0.2"), ("augmentation.crop_scale",)),
+        (("--augmentation.crop-scale", "0.2", "0.5", "1"), ("augmentation.crop_scale",)),
+        (("--optimizer.no-decay", "norms"), ("optimizer.no_decay", "'norms'")),
+        (("--encoder.depth", "0", "--seed", "-1"), ("encoder.depth", "'0'", "seed", "'-1'", "these fields")),
+    ],
+)
+def test_wrong_flags_are_explained(words: tuple[str, ...], mentions: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        request(*words)
+    message = str(caught.value)
+    assert [mention for mention in mentions if mention not in message] == [], message
+    assert message.count("\nFix: ") == 1 and "pydantic" not in message and "http" not in message
+
+
+def test_the_other_optimiser_and_its_fields() -> None:
+    """Changing the kind leaves the old kind's fields behind; each is named."""
+    with pytest.raises(ConfigError, match=r"unknown field 'optimizer\.betas'.*unknown field 'optimizer\.eps'"):
+        request("--optimizer.kind", "sgd")
+    with pytest.raises(ConfigError, match=r"optimizer"):
+        request("--optimizer.kind", "lamb")
+
+
+def test_parse_leaves_its_base_alone() -> None:
+    before = json.dumps(BASES["mae-tiny"], default=str)
+    overrides.parse(["--encoder.depth", "1", "--optimizer.betas", "0", "0"], config.Request, BASES["mae-tiny"])
+    assert json.dumps(BASES["mae-tiny"], default=str) == before

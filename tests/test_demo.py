@@ -1,0 +1,75 @@
+"""The demo's road with schedules of a few updates, its table and its page."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from pathlib import Path
+
+import pytest
+
+from mae_lite import demo, demo_results
+from mae_lite.rundir import checkpoints
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects tags and addresses of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+@pytest.mark.slow
+def test_demo_runs_and_repeats_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    assert demo.run(out, 2, pretrain_steps=3, finetune_steps=2) == 0
+    first = capsys.readouterr().out
+    for name in (*demo_results.METHODS, *demo_results.BASELINES):
+        assert name in first
+    assert "With 5 labels per class, MAE pre-training" in first
+    assert str(out / "report.html") in first
+    stages = sorted(path.parent for path in out.glob("*/status.json"))
+    assert len(stages) == 1 + 3 * len(demo_results.LABELS) * len(demo_results.SEEDS)
+    assert all(json.loads((run / "status.json").read_text())["state"] == "finished" for run in stages)
+    reader = Reader()
+    reader.feed((out / "report.html").read_text())
+    assert reader.tags.count("svg") == 3
+    assert reader.tags.count("script") == 0
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+
+    before = {run: (checkpoints(run)[0][1] / "manifest.json").stat().st_mtime_ns for run in stages}
+    assert demo.run(out, 2, pretrain_steps=3, finetune_steps=2) == 0
+    assert {run: (checkpoints(run)[0][1] / "manifest.json").stat().st_mtime_ns for run in stages} == before
+    second = capsys.readouterr().out
+    table = slice(first.index("Test accuracy"), first.index("The page"))
+    assert first[table] in second
+
+
+def test_few_labels_and_baselines_are_the_known_ones() -> None:
+    results = demo.baselines()
+    nearest, logistic = (demo_results.mean(results, name, 5) for name in demo_results.BASELINES)
+    assert 80 < nearest < 92
+    assert 80 < logistic < 92
+
+
+def test_sentence_is_computed() -> None:
+    results: demo_results.Results = {}
+    values = {
+        "mae": 0.9,
+        "scratch": 0.8,
+        "scratch, longer": 0.85,
+        "1-nearest neighbour": 0.7,
+        "logistic regression": 0.75,
+    }
+    for name, value in values.items():
+        results |= {(name, labels, seed): value for labels in demo_results.LABELS for seed in demo_results.SEEDS}
+    sentence = demo_results.headline(results)
+    assert "90.0 %: +10.0 points" in sentence
+    assert "+5.0 against scratch trained longer" in sentence
+    assert "+15.0 against the better" in sentence

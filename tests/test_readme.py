@@ -1,0 +1,96 @@
+"""What the README says to type works, with a tiny override."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mae_lite import cli, demo_results
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TINY = {"encoder.depth": "1", "global-batch-size": "8", "stop-after-steps": "1", "workers": "0", "tensorboard": "false"}
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code blocks of the README in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def with_override(line: str) -> list[str]:
+    """Return the arguments of a documented command, its model and batch made tiny."""
+    program, *words = shlex.split(line)
+    assert program == "mae-lite"
+    if words[0] in ("pretrain", "finetune"):
+        tiny = dict(TINY)
+        if "cifar10" not in words[1]:
+            tiny["encoder.image-size"] = "32"
+        for flag, value in tiny.items():
+            if f"--{flag}" in words:
+                words[words.index(f"--{flag}") + 1] = value
+            else:
+                words += [f"--{flag}", value]
+    return words
+
+
+def picture(seed: int) -> bytes:
+    """Return a small random JPEG."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Provide the folders and files that the README's examples name, in an empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAE_LITE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "photos").mkdir()
+    for number in range(16):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(picture(number))
+        for split in ("train", "test"):
+            folder = tmp_path / "labelled" / split / ("cat" if number % 2 else "dog")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.jpg").write_bytes(picture(number))
+    for split in ("train", "test"):
+        images = [{"bytes": picture(number), "path": None} for number in range(40)]
+        table = pa.table({"image": images, "label": [number % 2 for number in range(40)]})
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_documented_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(lines) >= 9
+    for line in lines:
+        assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
+    assert (workplace / "runs" / "photos-fine" / "eval").is_dir()
+
+
+def test_documented_python_runs(workplace: Path) -> None:
+    (block,) = blocks("python")
+    names: dict[str, object] = {}
+    exec(compile(block, "README.md", "exec"), names)  # the README is ours
+    assert getattr(names["features"], "shape", None) == (1, 17, 96)
+    assert (workplace / "runs" / "python" / "encoder" / "config.json").exists()
+
+
+def test_documented_table_is_one_that_the_demo_prints() -> None:
+    table = blocks("")[2]
+    for name in (*demo_results.METHODS, *demo_results.BASELINES):
+        assert re.search(rf"^{re.escape(name)}  .*\d\d\.\d  \(", table, flags=re.MULTILINE), name
+
+
+def test_readme_is_short_and_names_every_command() -> None:
+    assert README.count("\n") < 200
+    assert all(f"mae-lite {name} " in README or name in ("demo", "recipes") for name in cli.COMMANDS)

@@ -1,0 +1,371 @@
+"""Recipes against an independent table of their numbers, and the arithmetic that is done with them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from decimal import ROUND_FLOOR, Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mae_lite import config, costs, methods, recipes
+from mae_lite.errors import ConfigError
+from mae_lite.models.vit import build_classifier, build_encoder
+
+MAE_PRETRAINING: dict[str, Any] = {
+    "start": "random",
+    "encoder.image_size": 224,
+    "encoder.channels": 3,
+    "encoder.patch_size": 16,
+    "encoder.depth": 12,
+    "encoder.num_heads": 12,
+    "encoder.positions": "sincos",
+    "encoder.init": "xavier",
+    "encoder.drop_path": 0.0,
+    "method.kind": "mae",
+    "method.mask_ratio": 0.75,
+    "method.normalize_target": True,
+    "optimizer.kind": "adamw",
+    "optimizer.betas": (0.9, 0.95),
+    "optimizer.eps": 1e-8,
+    "optimizer.weight_decay": 0.05,
+    "optimizer.no_decay": ("vectors",),
+    "lr_per_256": 1.5e-4,
+    "warmup_start_lr": 0.0,
+    "warmup_epochs": 40,
+    "final_lr": 0.0,
+    "global_batch_size": 4096,
+    "layer_decay": 1.0,
+    "clip_grad_norm": None,
+    "ema_decay": None,
+    "precision": "bf16",
+    "labels_per_class": None,
+    "validation_fraction": 0.0,
+    "augmentation.crop_scale": (0.08, 1.0),
+    "augmentation.crop_ratio": (3 / 4, 4 / 3),
+    "augmentation.interpolation": "random",
+    "augmentation.flip": 0.5,
+    "augmentation.rotate_degrees": 0.0,
+    "augmentation.translate": 0.0,
+    "augmentation.zoom": (1.0, 1.0),
+    "augmentation.randaugment": None,
+    "augmentation.erasing": 0.0,
+    "augmentation.eval_crop": 224 / 256,
+    "augmentation.mean": (0.485, 0.456, 0.406),
+    "augmentation.std": (0.229, 0.224, 0.225),
+}
+FINETUNE: dict[str, Any] = {
+    **{name: value for name, value in MAE_PRETRAINING.items() if not name.startswith("method.")},
+    "start": "pretrained",
+    "encoder.width": 192,
+    "method.kind": "supervised",
+    "method.pooling": "mean",
+    "method.mix_probability": 1.0,
+    "optimizer.betas": (0.9, 0.999),
+    "optimizer.no_decay": ("vectors", "tokens"),
+    "lr_per_256": 1e-3,
+    "warmup_epochs": 5,
+    "final_lr": 1e-6,
+    "layer_decay": 0.85,
+    "global_batch_size": 1024,
+    "augmentation.interpolation": "bicubic",
+}
+IMPROVED: dict[str, Any] = {
+    **FINETUNE,
+    "epochs": 300,
+    "augmentation.randaugment": "rand-m10-mstd0.5-inc1",
+    "method.mixup": 0.2,
+    "method.cutmix": 0.0,
+    "method.label_smoothing": 0.0,
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "mae-tiny": {
+        **MAE_PRETRAINING,
+        "encoder.width": 192,
+        "method.decoder_depth": 1,
+        "method.decoder_width": 96,
+        "method.decoder_heads": 3,
+        "epochs": 400,
+    },
+    "mae-small": {
+        **MAE_PRETRAINING,
+        "encoder.width": 384,
+        "method.decoder_depth": 1,
+        "method.decoder_width": 192,
+        "method.decoder_heads": 6,
+        "epochs": 400,
+    },
+    "mae-base": {
+        **MAE_PRETRAINING,
+        "encoder.width": 768,
+        "method.decoder_depth": 8,
+        "method.decoder_width": 512,
+        "method.decoder_heads": 16,
+        "epochs": 1600,
+    },
+    "finetune-improved": IMPROVED,
+    "finetune-mae-original": {
+        **FINETUNE,
+        "epochs": 100,
+        "augmentation.randaugment": "rand-m9-mstd0.5-inc1",
+        "augmentation.erasing": 0.25,
+        "method.mixup": 0.8,
+        "method.cutmix": 1.0,
+        "method.label_smoothing": 0.1,
+        "encoder.drop_path": 0.1,
+    },
+    "scratch": {
+        **IMPROVED,
+        "start": "random",
+        "encoder.positions": "learned",
+        "encoder.init": "trunc_normal",
+        "layer_decay": 1.0,
+    },
+}
+ALL = recipes.names()
+SIZES = list({costs.step_gflops(recipes.get(name)): name for name in reversed(ALL)}.values())
+"""A recipe of each cost."""
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted name."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        result |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return result
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_number_of_the_paper(name: str) -> None:
+    table = RECIPES[name]
+    ours = flat(recipes.get(name).model_dump(exclude={"name", "note", "parent"}))
+    # The architecture's name and the seed are no numbers of the paper; all other settings must be in the table.
+    assert {setting: value for setting, value in ours.items() if setting not in ("encoder.name", "seed")} == table
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("mae-tiny", 2.4e-3), ("mae-base", 2.4e-3), ("finetune-improved", 4e-3), ("scratch", 4e-3)]
+)
+def test_peak_learning_rate(name: str, rate: float) -> None:
+    assert recipes.get(name).peak_lr == pytest.approx(rate, rel=1e-12)
+
+
+def test_names_are_unique_and_all_papers_recipes_exist() -> None:
+    assert len(ALL) == len(set(ALL))
+    assert set(RECIPES) <= set(ALL)
+    assert [recipes.get(name).name for name in ALL] == ALL
+    for name in ALL:
+        parent = recipes.get(name).parent
+        assert parent is None or parent in ALL
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_json_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = recipes.get(name)
+    again = config.Recipe.model_validate_json(recipe.model_dump_json())
+    assert again == recipe
+    assert again.digest() == recipe.digest()
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe.model_dump_json())
+    assert recipes.get(str(file)) == recipe
+    file.write_text(json.dumps({"recipe": recipe.model_dump(mode="json"), "data": "x"}))
+    assert recipes.get(str(file)) == recipe
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("name", ALL)
+def test_digest_ignores_name_note_and_parent_only(name: str) -> None:
+    recipe = recipes.get(name)
+    digest = recipe.digest()
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    note = config.LabNote(source="a", command="b", cost="c", expected="d")
+    renamed = recipes.derive(recipe, "another-name", note)
+    assert renamed.parent == name
+    assert renamed.digest() == digest
+    backwards = dict(reversed(recipe.model_dump(mode="json").items()))
+    assert config.Recipe.model_validate(backwards).digest() == digest
+    digests = {digest}
+    for setting in flat(recipe.model_dump(exclude={"name", "note", "parent"})):
+        digests.add(_changed(recipe, setting).digest())
+    assert len(digests) == 1 + len(flat(recipe.model_dump(exclude={"name", "note", "parent"})))
+
+
+def _changed(recipe: config.Recipe, setting: str) -> config.Recipe:
+    """Return ``recipe`` with one setting changed, valid or not."""
+    parent, _, leaf = setting.rpartition(".")
+    page = getattr(recipe, parent) if parent else recipe
+    old = getattr(page, leaf)
+    new: Any
+    match old:
+        case bool():
+            new = not old
+        case int() | float():
+            new = old + 0.5
+        case str():
+            new = old + "x"
+        case tuple():
+            new = (*old[1:], "0.25")
+        case _:
+            new = 3
+    changed: Any = type(page).model_construct(**{**dict(page), leaf: new})
+    return config.Recipe.model_construct(**{**dict(recipe), parent: changed}) if parent else changed
+
+
+def test_recipes_are_frozen() -> None:
+    recipe: Any = recipes.get("mae-tiny")
+    for page, field in ((recipe, "epochs"), (recipe.encoder, "depth"), (recipe.method, "mask_ratio")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(page, field, 1)
+    assert recipe.epochs == 400
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'mae-tinny' \(nearest: 'mae-tiny'\)"):
+        recipes.get("mae-tinny")
+
+
+def test_derive_merges_nested_settings() -> None:
+    base = recipes.get("finetune-improved")
+    derived = recipes.derive(base, "shallow", encoder={"depth": 3}, epochs=7)
+    assert (derived.name, derived.parent, derived.epochs, derived.encoder.depth) == ("shallow", base.name, 7, 3)
+    assert recipes.derive(derived, encoder={"depth": 12}, epochs=300).digest() == base.digest()
+    sgd = recipes.derive(base, optimizer={"kind": "sgd", "momentum": 0.8})
+    assert sgd.optimizer == config.SGD(momentum=0.8)  # nothing of AdamW is left
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder": {"width": 190}}, "encoder.width"),
+        ({"encoder": {"widht": 192}}, r"encoder.widht.*nearest: 'encoder.width'"),
+        ({"encoder": {"image_size": 225}}, "encoder.image_size"),
+        ({"encoder": {"depth": 0}}, "encoder.depth"),
+        ({"method": {"mask_ratio": 1.0}}, "method.mask_ratio"),
+        ({"method": {"mask_ratio": math.nan}}, "method.mask_ratio"),
+        ({"method": {"decoder_heads": 5}}, "method.decoder_width"),
+        ({"method": {"kind": "moco"}}, "moco"),
+        ({"optimizer": {"betas": (0.9, "x")}}, "optimizer.betas"),
+        ({"optimizer": {"betas": (0.9, 1.0)}}, "optimizer.betas"),
+        ({"optimizer": {"betas": (-0.1, 0.9)}}, "optimizer.betas"),
+        ({"augmentation": {"mean": (0.5,)}}, "augmentation.mean"),
+        ({"augmentation": {"crop_scale": (1.0, 0.5)}}, "augmentation.crop_scale"),
+        ({"warmup_epochs": 500}, "warmup_epochs"),
+        ({"lr_per_256": 0.0}, "lr_per_256"),
+        ({"epoch": 3}, "nearest: 'epochs'"),
+    ],
+)
+def test_derive_validates(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipes.derive(recipes.get("mae-tiny"), **changes)
+
+
+@pytest.mark.parametrize(("patches", "ratio", "kept"), [(196, 0.75, 49), (100, 0.9, 10), (10, 0.9, 1), (4, 0.5, 2)])
+def test_kept_patches(patches: int, ratio: float, kept: int) -> None:
+    assert config.MAE(mask_ratio=ratio).kept(patches) == kept
+
+
+@given(patches=st.integers(1, 5000), thousandths=st.integers(0, 1000))
+@settings(max_examples=300, deadline=None)
+def test_kept_patches_are_exact_decimal_arithmetic(patches: int, thousandths: int) -> None:
+    exact = (patches * (1 - Decimal(thousandths) / 1000)).to_integral_value(ROUND_FLOOR)
+    assert config.MAE(mask_ratio=thousandths / 1000).kept(patches) == exact
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_encoder_parameters(name: str) -> None:
+    encoder = recipes.get(name).encoder
+    with torch.device("meta"):
+        assert costs.encoder_parameters(encoder) == parameters(build_encoder(encoder, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "with_head"),
+    [
+        ("mae-tiny", 5_524_416, 5_717_416),
+        ("mae-small", 21_665_664, 22_050_664),  # "22 M"
+        ("mae-base", 85_798_656, 86_567_656),  # "86 M"; timm's own number with a head
+    ],
+)
+def test_published_parameter_counts(name: str, encoder: int, with_head: int) -> None:
+    settings = recipes.get(name).encoder
+    assert costs.encoder_parameters(settings) == encoder
+    with torch.device("meta"):
+        assert parameters(build_classifier(settings, 1000, "mean", seed=0)) == with_head
+
+
+def test_architecture_is_the_papers() -> None:
+    with torch.device("meta"):
+        model: Any = build_encoder(recipes.get("mae-tiny").encoder, seed=0)
+    block = model.blocks[0]
+    assert (len(model.blocks), block.attn.num_heads, block.attn.qkv.bias is not None) == (12, 12, True)
+    assert block.mlp.fc1.weight.shape == (4 * 192, 192)
+    assert {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)} == {1e-6}
+    assert model.cls_token.shape == (1, 1, 192)
+    assert model.pos_embed.shape == (1, 197, 192)
+
+
+def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
+    """Count a training step and a forward pass of the encoder, per image, without computing anything."""
+    encoder, images = recipe.encoder, 2
+    with torch.device("meta"):
+        method = methods.build(recipe, num_classes=10).to("meta")
+        batch = torch.empty(images, encoder.channels, encoder.image_size, encoder.image_size)
+        labels = torch.zeros(images, dtype=torch.long)
+    modules: Any = method.modules()
+    for module in modules:
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # torch's counter does not know the fused attention of every device
+    draws = {name: value.to("meta") for name, value in method.draw(0, 0, range(images)).items()}
+    with FlopCounterMode(display=False) as step:
+        method(batch, labels, draws).loss.backward()
+    with FlopCounterMode(display=False) as forward:
+        method.encoder(batch)
+    return step.get_total_flops() / images / 1e9, forward.get_total_flops() / images / 1e9
+
+
+@pytest.mark.parametrize("name", ["mae-tiny", "finetune-improved"])
+def test_gflops_of_the_paper_size(name: str) -> None:
+    """What is left out: the head, and that backward needs no gradient of the images, 1 % of a step."""
+    recipe = recipes.get(name)
+    step, forward = counted_gflops(recipe)
+    assert costs.step_gflops(recipe) == pytest.approx(step, rel=0.03)
+    assert costs.forward_gflops(recipe.encoder) == pytest.approx(forward, rel=0.001)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_gflops(name: str) -> None:
+    recipe = recipes.derive(recipes.get(name), encoder={"depth": 2})
+    encoder = recipe.encoder
+    seen = recipe.method.kept(encoder.patches) if isinstance(recipe.method, config.MAE) else encoder.patches
+    # In a shallow model the images' own gradient, which nobody needs, would be several per cent of a step.
+    spared = 2 * seen * encoder.channels * encoder.patch_size**2 * encoder.width / 1e9
+    step, forward = counted_gflops(recipe)
+    assert costs.step_gflops(recipe) - spared == pytest.approx(step, rel=0.005)
+    assert costs.forward_gflops(encoder) == pytest.approx(forward, rel=0.005)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_notes_agree_with_the_counts(name: str) -> None:
+    recipe = recipes.get(name)
+    for number in re.findall(r"([\d.]+) GFLOP per image", recipe.note.cost):
+        assert f"{costs.step_gflops(recipe):.1f}" == number
+    for number, other in re.findall(r"about ([\d.]+) times ([\w-]+)", recipe.note.cost):
+        assert f"{costs.step_gflops(recipe) / costs.step_gflops(recipes.get(other)):.1f}" == number
+    command = recipe.note.command.split()
+    assert command[0] == "mae-lite"
+    assert command[1] == ("pretrain" if recipe.method.kind == "mae" else "finetune")
+    assert command[2] == name
+    assert ("--init" in command) == (recipe.start == "pretrained")

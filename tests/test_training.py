@@ -1,0 +1,254 @@
+"""Runs as a whole: accumulation, ranks, workers, signals, resume, starting weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mae_lite import methods, recipes, training
+from mae_lite.config import Recipe, Runtime
+from mae_lite.engine.signals import StopSignals
+from mae_lite.errors import CheckpointError, ConfigError
+from mae_lite.methods.mae import MaskedAutoencoder
+from mae_lite.rundir import checkpoints, read_rows
+from tests import toy
+
+ROOT = Path(__file__).parent.parent
+
+
+def tensors(run: Path, name: str = "model") -> dict[str, Tensor]:
+    """Return the tensors of a run's newest checkpoint."""
+    return load_file(checkpoints(run)[0][1] / f"{name}.safetensors")
+
+
+def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Return the largest difference, relative to the largest weight of each tensor."""
+    assert one.keys() == other.keys()
+    return max(float((one[k] - other[k]).abs().max() / other[k].abs().max().clamp(min=1e-3)) for k in one)
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in read_rows(run) if "loss" in row]
+
+
+def trained(recipe: Recipe, out: Path, **changes: Any) -> Path:
+    training.run(recipe, toy.runtime(out, **changes))
+    return out
+
+
+SGD: dict[str, Any] = {"optimizer": {"kind": "sgd"}, "lr_per_256": 1.0}
+"""Adam turns rounding into steps of full size where a gradient is zero (a key's bias); SGD shows the gradients."""
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [toy.mae(), toy.mae(**SGD), toy.classifier(global_batch_size=16, method={"mixup": 0.2, "cutmix": 1.0}, **SGD)],
+    ids=["adamw", "sgd", "mixup"],
+)
+def test_micro_batches_add_up_to_the_batch(tmp_path: Path, recipe: Recipe) -> None:
+    whole = trained(recipe, tmp_path / "whole")
+    parts = trained(recipe, tmp_path / "parts", micro_batch_size=4)
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-6)
+    if recipe.optimizer.kind == "sgd":
+        assert furthest(tensors(parts), tensors(whole)) < 1e-6
+
+
+def test_four_micro_batches_give_the_same_gradients() -> None:
+    """In float64, where rounding does not hide a wrong weight: one batch against four micro-batches."""
+    recipe = toy.mae()
+    method = methods.build(recipe, 0).double()
+    images = torch.rand(16, 1, 8, 8, dtype=torch.float64)
+    noise = method.draw(0, 3, range(16))["noise"]
+    labels = torch.zeros(16, dtype=torch.int64)
+    whole = torch.autograd.grad(method(images, labels, {"noise": noise}).loss, _trainable(method))
+    for parameter in method.parameters():
+        parameter.grad = None
+    for start in range(0, 16, 4):
+        rows = range(start, start + 4)
+        drawn = method.draw(0, 3, rows)
+        assert torch.equal(drawn["noise"], noise[start : start + 4])
+        (method(images[start : start + 4], labels[:4], drawn).loss / 4).backward()
+    for parameter, expected in zip(_trainable(method), whole, strict=True):
+        assert parameter.grad is not None
+        # the loss is float32, as in training, and so is its rounding
+        assert float((parameter.grad - expected).norm() / expected.norm().clamp(min=1e-12)) < 1e-6
+
+
+def _trainable(method: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in method.parameters() if parameter.requires_grad]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mae", "classifier"])
+def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
+    recipe = toy.mae(**SGD) if kind == "mae" else toy.classifier(method={"mixup": 0.4}, global_batch_size=20, **SGD)
+    one = trained(recipe, tmp_path / "one")
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    job = ["pretrain" if kind == "mae" else "finetune", str(tmp_path / "recipe.json"), "--data", "digits"]
+    flags = ["--out", str(tmp_path / "two"), "--workers", "0", "--log-every-steps", "2", "--save-every-steps", "2"]
+    flags += ["--tensorboard", "false", "--accelerator", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "mae_lite", *job, *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    two = tmp_path / "two"
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert furthest(tensors(two), tensors(one)) < 1e-5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_finishes_the_step_saves_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    reference = trained(toy.mae(), tmp_path / "reference")
+
+    def after_step(self: object, step: int, total_steps: int) -> None:
+        del self, total_steps
+        if step == 3:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MaskedAutoencoder, "after_step", after_step)
+        outcome = training.run(toy.mae(), toy.runtime(tmp_path / "run"))
+    assert (outcome.state, outcome.step) == ("stopped", 3)
+    assert json.loads((outcome.folder / "status.json").read_text())["state"] == "stopped"
+    resumed = training.run(toy.mae(), toy.runtime(tmp_path / "run"))
+    assert (resumed.state, resumed.step) == ("finished", 6)
+    assert _equal(tensors(reference), tensors(resumed.folder))
+    assert losses(reference) == losses(resumed.folder)
+
+
+def test_the_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        assert (signals.requested, ended) == ("SIGTERM", [])
+        signal.raise_signal(signal.SIGTERM)
+        assert ended == [128 + signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        toy.classifier(ema_decay=0.9, encoder={"drop_path": 0.5}, method={"mixup": 0.8, "cutmix": 1.0}),
+        toy.classifier(optimizer={"kind": "sgd"}, clip_grad_norm=1.0, validation_fraction=0.2),
+        toy.mae(method={"normalize_target": False}),
+    ],
+    ids=["ema", "sgd", "mae"],
+)
+def test_resumed_runs_are_the_same_runs(tmp_path: Path, recipe: Recipe) -> None:
+    """Stop after 1, 2, ... updates, with other numbers of workers, and compare with a run in one go."""
+    whole = trained(recipe, tmp_path / "whole")
+    for stop, workers in ((1, 0), (2, 1), (3, 0)):
+        training.run(recipe, toy.runtime(tmp_path / "parts", stop_after_steps=stop, workers=workers))
+    parts = trained(recipe, tmp_path / "parts")
+    for name in ("model", "optimizer", *(("ema",) if recipe.ema_decay else ())):
+        assert _equal(tensors(parts, name), tensors(whole, name)), name
+    timeless = [[_timeless(row) for row in read_rows(run)] for run in (parts, whole)]
+    assert timeless[0] == timeless[1]
+
+
+def _timeless(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_finetuning_starts_from_the_pretrained_encoder(tmp_path: Path) -> None:
+    pretrained = trained(toy.mae(), tmp_path / "mae")
+    recipe = recipes.derive(toy.classifier(), start="pretrained", encoder={"positions": "sincos", "init": "xavier"})
+    before = tensors(pretrained)
+    # the first update has rate 0 under warm-up, so one update shows the starting weights
+    for source in (pretrained, checkpoints(pretrained)[0][1], pretrained / "encoder"):
+        out = tmp_path / f"fine-{source.name}"
+        training.run(recipe, toy.runtime(out, init=str(source), stop_after_steps=1))
+        after = tensors(out)
+        shared = [name for name in after if name in before]
+        assert len(shared) >= 15
+        assert all(torch.equal(after[name], before[name]) for name in shared)
+        assert "encoder.norm.weight" not in after
+        assert "encoder.fc_norm.weight" in after
+
+
+def test_pretraining_continues_with_the_decoder(tmp_path: Path) -> None:
+    first = trained(toy.mae(), tmp_path / "first")
+    training.run(toy.mae(seed=1), toy.runtime(tmp_path / "second", init=str(first), stop_after_steps=1))
+    assert _equal(tensors(first), tensors(tmp_path / "second"))
+
+
+def test_init_and_recipe_must_agree(tmp_path: Path) -> None:
+    pretrained = trained(toy.mae(), tmp_path / "mae")
+    fine = recipes.derive(toy.classifier(), start="pretrained")
+    with pytest.raises(ConfigError, match="no --init"):
+        training.run(fine, toy.runtime(tmp_path / "a"))
+    with pytest.raises(ConfigError, match="starts from random weights"):
+        training.run(toy.classifier(), toy.runtime(tmp_path / "b", init=str(pretrained)))
+    other_heads = recipes.derive(fine, encoder={"num_heads": 4})
+    with pytest.raises(CheckpointError, match="attention heads"):
+        training.run(other_heads, toy.runtime(tmp_path / "c", init=str(pretrained)))
+
+
+def test_finetuning_at_another_resolution_resizes_positions_aloud(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pretrained = trained(toy.mae(), tmp_path / "mae")
+    recipe = recipes.derive(toy.classifier(), start="pretrained", encoder={"image_size": 16})
+    training.run(recipe, toy.runtime(tmp_path / "fine", init=str(pretrained), stop_after_steps=1))
+    assert "positions resized from a 2 x 2 grid to 4 x 4" in caplog.text
+    assert tensors(tmp_path / "fine")["encoder.pos_embed"].shape == (1, 17, 16)
+
+
+def test_best_checkpoint_is_kept(tmp_path: Path) -> None:
+    recipe = toy.classifier(epochs=8, validation_fraction=0.2)
+    run = trained(recipe, tmp_path / "run")
+    state = json.loads((checkpoints(run)[0][1] / "state.json").read_text())
+    measured = [row for row in read_rows(run) if "val_top1" in row]
+    assert state["best"] == max(row["val_top1"] for row in measured)
+    kept = [step for step, _ in checkpoints(run)]
+    assert kept[:2] == [16, 14]
+    assert set(kept) == {16, 14, state["best_step"]} or state["best_step"] % 2 == 1
+
+
+def test_same_command_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = toy.runtime(tmp_path).model_dump() | {"out": None}
+    first = training.run(toy.mae(), Runtime.model_validate(settings | {"stop_after_steps": 2}))
+    again = training.run(toy.mae(), Runtime.model_validate(settings))
+    other = training.run(toy.mae(seed=1), Runtime.model_validate(settings))
+    assert first.folder == again.folder != other.folder
+    assert (first.state, again.state, again.step) == ("paused", "finished", 6)
+
+
+def test_tensorboard_and_provenance(tmp_path: Path) -> None:
+    run = trained(toy.mae(), tmp_path / "run", tensorboard=True)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [2, 4, 6]
+    start = json.loads((run / "provenance.json").read_text())["starts"][0]
+    assert start["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert start["device"].startswith("cpu")
