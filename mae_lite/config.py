@@ -163,10 +163,12 @@ class Augmentation(Config):
     """Probability of a horizontal flip."""
     rotate_degrees: float = Field(0.0, ge=0.0, le=180.0)
     """Rotation by up to this many degrees either way."""
+    shear_degrees: float = Field(0.0, ge=0.0, le=45.0)
+    """Slant by up to this many degrees either way."""
     translate: float = Field(0.0, ge=0.0, lt=1.0)
     """Shift by up to this share of the side, either way on each axis."""
     zoom: tuple[float, float] = (1.0, 1.0)
-    """Range of the scale factor that goes with rotation and shift."""
+    """Range of the scale factor that goes with rotation, slant and shift."""
     randaugment: str | None = None
     """timm's RandAugment string, e.g. "rand-m10-mstd0.5-inc1"."""
     erasing: float = Field(0.0, ge=0.0, le=1.0)

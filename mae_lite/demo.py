@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,7 +127,7 @@ def train_stage(stage: Stage) -> str:
         tensorboard=False,
         progress=pretrains,
         accelerator="cpu",
-        workers=0,
+        workers=1 if pretrains else 0,
     )
     state = training.run(stage.recipe, runtime).state
     if state == "finished" and not pretrains:
@@ -216,6 +217,15 @@ class _Pool:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # between stages the parent decides
     logging.basicConfig(level=logging.WARNING, format="    %(message)s", force=True)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Do not train on as an orphan when the parent was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(EXIT_STOPPED)
 
 
 def _accuracy(folder: Path) -> float:

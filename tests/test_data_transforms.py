@@ -154,6 +154,11 @@ def test_affine_moves_as_asked_about_the_centre() -> None:
     assert moved[0, :, :2].max() == 0  # filled with black
     grow = grey(zoom=(2.0, 2.0))
     assert where(grow(dot(5, 4), uniforms(**middle), 0))[0] in (6,)
+    slant = grey(shear_degrees=45.0)
+    upright = {**middle, "shear": 0.5}
+    assert where(slant(dot(4, 2), uniforms(**{**upright, "shear": 1.0}), 0)) == (2, 2)  # two above: two to the left
+    assert where(slant(dot(4, 6), uniforms(**{**upright, "shear": 1.0}), 0)) == (6, 6)
+    assert where(slant(dot(4, 2), uniforms(**upright), 0)) == (4, 2)
     same = grey(rotate_degrees=10.0, translate=0.1)
     image = Image.fromarray(np.asarray(noise(9, 9))[..., 0].copy())
     assert (same(image, uniforms(**middle), 0)[0] == np.asarray(image)).all()
@@ -276,6 +281,7 @@ def test_the_draws_have_no_overlap() -> None:
         module._SHIFT_X,
         module._SHIFT_Y,
         module._ZOOM,
+        module._SHEAR,
         module._ERASE,
     ]
     assert len(set(single)) == len(single) and min(single) >= module._CROP.stop and max(single) < DRAWS

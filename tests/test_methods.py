@@ -126,7 +126,8 @@ def test_scratch_is_truncated_normal_with_learned_positions() -> None:
     assert_normal(encoder.cls_token, 0.02)
     assert_normal(encoder.pos_embed, 0.02)
     assert encoder.pos_embed.requires_grad
-    assert_uniform(encoder.patch_embed.proj.weight, (3 * 16 * 16) ** -0.5)  # torch's default: no linear layer
+    assert_normal(encoder.patch_embed.proj.weight, 0.02)
+    assert not encoder.patch_embed.proj.bias.any()
     assert all(parameter.requires_grad for parameter in method.parameters())
 
 

@@ -55,6 +55,7 @@ MAE_PRETRAINING: dict[str, Any] = {
     "augmentation.interpolation": "random",
     "augmentation.flip": 0.5,
     "augmentation.rotate_degrees": 0.0,
+    "augmentation.shear_degrees": 0.0,
     "augmentation.translate": 0.0,
     "augmentation.zoom": (1.0, 1.0),
     "augmentation.randaugment": None,

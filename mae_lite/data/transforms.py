@@ -25,7 +25,7 @@ DRAWS = 48
 
 _ATTEMPTS = 10
 _CROP = slice(0, 4 * _ATTEMPTS)  # area, ratio, top, left for each attempt
-_INTERPOLATION, _FLIP, _ROTATE, _SHIFT_X, _SHIFT_Y, _ZOOM, _ERASE = range(40, 47)
+_INTERPOLATION, _FLIP, _ROTATE, _SHIFT_X, _SHIFT_Y, _ZOOM, _ERASE, _SHEAR = range(40, 48)
 
 _ERASED_AREA = (0.02, 1 / 3)
 _ERASED_RATIO = (0.3, 1 / 0.3)
@@ -71,7 +71,8 @@ class TrainTransform:
             image = image.resize((size, size), _resampling(augmentation.interpolation, float(u[_INTERPOLATION])))
         if u[_FLIP] < augmentation.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if augmentation.rotate_degrees or augmentation.translate or augmentation.zoom != (1.0, 1.0):
+        moves = (augmentation.rotate_degrees, augmentation.shear_degrees, augmentation.translate)
+        if any(moves) or augmentation.zoom != (1.0, 1.0):
             image = _affine(image, augmentation, u)
         if self._rand_augment is not None:
             with draws.seeded_globals(key):
@@ -166,17 +167,20 @@ def _resampling(name: str, u: float) -> Image.Resampling:
 
 
 def _affine(image: Image.Image, augmentation: Augmentation, u: Uniforms) -> Image.Image:
-    """Rotate and zoom about the centre, then shift; what comes from outside is black."""
-    turn, shift_x, shift_y = (2 * float(u[position]) - 1 for position in (_ROTATE, _SHIFT_X, _SHIFT_Y))
+    """Slant, rotate and zoom about the centre, then shift; what comes from outside is black."""
+    places = (_ROTATE, _SHEAR, _SHIFT_X, _SHIFT_Y)
+    turn, slant, shift_x, shift_y = (2 * float(u[place]) - 1 for place in places)
     angle = math.radians(turn * augmentation.rotate_degrees)
     low, high = augmentation.zoom
     zoom = low + (high - low) * float(u[_ZOOM])
     width, height = image.size
     shift_x, shift_y = shift_x * augmentation.translate * width, shift_y * augmentation.translate * height
     # Pillow asks for the inverse map, from output to input, in coordinates where pixel 0 spans 0 to 1.
-    a, b = math.cos(angle) / zoom, math.sin(angle) / zoom
+    cosine, sine, shear = math.cos(angle), math.sin(angle), math.tan(math.radians(slant * augmentation.shear_degrees))
+    a, b = cosine / zoom, (sine - shear * cosine) / zoom
+    d, e = -sine / zoom, (cosine + shear * sine) / zoom
     x, y = width / 2, height / 2
-    matrix = (a, b, x - a * (x + shift_x) - b * (y + shift_y), -b, a, y + b * (x + shift_x) - a * (y + shift_y))
+    matrix = (a, b, x - a * (x + shift_x) - b * (y + shift_y), d, e, y - d * (x + shift_x) - e * (y + shift_y))
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 

@@ -76,8 +76,12 @@ def initialise(model: Any, encoder: config.Encoder) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             init_linear(module, "trunc_normal" if name.startswith("head") else encoder.init)
+    projection = model.patch_embed.proj
     if encoder.init == "xavier":
-        nn.init.xavier_uniform_(model.patch_embed.proj.weight.flatten(1))
+        nn.init.xavier_uniform_(projection.weight.flatten(1))
+    else:  # torch's own start is as wide at 16 x 16 x 3 values, but drowns the positions where patches are small
+        nn.init.trunc_normal_(projection.weight, std=0.02)
+        nn.init.zeros_(projection.bias)
     nn.init.normal_(model.cls_token, std=0.02)
     if encoder.positions == "sincos":
         model.pos_embed.copy_(sincos_table(encoder.width, encoder.grid))
