@@ -20,7 +20,7 @@ from typing import Any
 
 LABELS = 5
 SEEDS = (0, 1, 2, 3, 4)
-UPDATES = (60, 100, 150, 400)
+UPDATES = (60, 100, 400)
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 Cell = tuple[str, int, float, int]
 

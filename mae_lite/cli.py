@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MaeLiteError as error:
         if debug:
             raise
-        if int(os.environ.get("RANK", "0")) == 0:
+        if _first_rank() or not error.shared:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
@@ -75,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         explained = DiskError(str(error), fix="check the disk and the permissions; --debug shows where it happened")
         print(f"error: {explained}", file=sys.stderr)
         return explained.exit_code
+
+
+def _first_rank() -> bool:
+    # torchrun sets RANK, Fabric's own launcher LOCAL_RANK
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _dispatch(words: list[str]) -> int:
@@ -171,7 +176,7 @@ def _train(command: str, words: Sequence[str]) -> int:
     from mae_lite import training
 
     outcome = training.run(*request.split())
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _first_rank():
         print(f"{outcome.state} at step {outcome.step} of {outcome.total_steps}: {outcome.folder}")
         if outcome.state != "finished":
             print(

@@ -259,6 +259,22 @@ def _check_mask_ratio(method: MAE, patches: int) -> None:
     )
 
 
+def _check_unread(recipe: Recipe) -> None:
+    """Refuse settings that pre-training would not read."""
+    for name, value, unset, fix in (
+        ("labels_per_class", recipe.labels_per_class, None, "pre-training takes all images: drop --labels-per-class"),
+        ("validation_fraction", recipe.validation_fraction, 0.0, "nothing is validated: drop --validation-fraction"),
+        (
+            "encoder.positions",
+            recipe.encoder.positions,
+            "sincos",
+            "MAE's positions are fixed: drop --encoder.positions",
+        ),
+    ):
+        if value != unset:
+            raise ConfigError(f"{name} is not read in MAE pre-training", found=str(value), fix=fix)
+
+
 class Recipe(Config):
     """Everything that decides the result of a run, given its data and its starting weights."""
 
@@ -310,6 +326,7 @@ class Recipe(Config):
     def _check(self) -> Recipe:
         if isinstance(self.method, MAE):
             _check_mask_ratio(self.method, self.encoder.patches)
+            _check_unread(self)
         for name, values in (("mean", self.augmentation.mean), ("std", self.augmentation.std)):
             if len(values) != self.encoder.channels:
                 raise ConfigError(

@@ -183,6 +183,7 @@ class _Pool:
 
     def __init__(self, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
+        self._processes = processes
         self._pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_start_worker)
 
     def __enter__(self) -> _Pool:
@@ -197,15 +198,20 @@ class _Pool:
         Raises:
             KeyboardInterrupt: when a worker was asked to stop.
         """
-        begun = self._pool.submit(train_stage, first)
-        pending = {begun, *(self._pool.submit(train_stage, stage) for stage in others if stage.init is None)}
+        waiting = [first, *(stage for stage in others if stage.init is None)]
+        starting_from_it = [stage for stage in others if stage.init is not None]
+        running: dict[concurrent.futures.Future[str], Stage] = {}
         done = 0
-        while pending:
-            finished, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-            if any(future.result() != "finished" for future in finished):
-                raise KeyboardInterrupt
-            if begun in finished:
-                pending |= {self._pool.submit(train_stage, stage) for stage in others if stage.init is not None}
+        while waiting or running:
+            while waiting and len(running) < self._processes:  # what is submitted can no longer be called back
+                stage = waiting.pop(0)
+                running[self._pool.submit(train_stage, stage)] = stage
+            finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in finished:
+                if future.result() != "finished":
+                    raise KeyboardInterrupt
+                if running.pop(future) is first:
+                    waiting += starting_from_it
             done += len(finished)
             print(f"    {done} of {len(others) + 1} runs finished", flush=True)
 

@@ -24,6 +24,8 @@ class MaeLiteError(Exception):
     """
 
     exit_code = 1
+    shared = False
+    """Whether every rank raises it, so that the first may speak for all."""
 
     def __init__(self, what: str, *, found: str = "", expected: str = "", fix: str) -> None:
         """Keep the four parts and build the message from them."""

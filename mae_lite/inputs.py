@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 
-import torch
 from lightning_fabric import Fabric
 
 from mae_lite import config
@@ -22,7 +22,15 @@ def images(recipe: config.Recipe, runtime: config.Runtime) -> tuple[Source, Sour
 
     Raises:
         DataError: when they are missing, or unfit for a classifier.
+        ConfigError: when validation images are given to a method that does not validate.
     """
+    if runtime.val_data is not None and not isinstance(recipe.method, config.Supervised):
+        raise ConfigError(
+            "val_data",
+            found=repr(runtime.val_data),
+            expected=f"no validation images, since recipe {recipe.name!r} pre-trains without labels",
+            fix="drop --val-data, or give it when fine-tuning",
+        )
     train = open_source(runtime.data, "train")
     if not isinstance(recipe.method, config.Supervised):
         return train, None
@@ -36,14 +44,31 @@ def images(recipe: config.Recipe, runtime: config.Runtime) -> tuple[Source, Sour
         )
     held_out: Source | None = None
     if runtime.val_data is not None:
-        held_out = open_source(runtime.val_data, "test")
+        held_out = open_source(runtime.val_data, "val")
         check_classes(train.classes, runtime.data, held_out)
     elif recipe.validation_fraction > 0:
         kept, rest = stratified_split(train.labels, recipe.validation_fraction, recipe.seed)
         train, held_out = subset(train, kept), subset(train, rest)
+    if held_out is not None and len(held_out) == 0:
+        raise _nothing_held_out(recipe, runtime, len(train))
     if recipe.labels_per_class is not None:
         train = subset(train, few_labels(train.labels, recipe.labels_per_class, recipe.seed, train.classes))
     return train, held_out
+
+
+def _nothing_held_out(recipe: config.Recipe, runtime: config.Runtime, images: int) -> DataError:
+    if runtime.val_data is not None:
+        return DataError(
+            f"the validation data {runtime.val_data!r} are empty",
+            expected="at least one image",
+            fix="give other images with --val-data PATH, or drop it to set a part of the training images aside",
+        )
+    return DataError(
+        f"no image of {runtime.data!r} can be set aside for validation",
+        found=f"{images} images, one of each class, and validation_fraction {recipe.validation_fraction:g}",
+        expected="a class with two images at least",
+        fix="add images, give validation images with --val-data PATH, or do without: --validation-fraction 0",
+    )
 
 
 def plan(recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, samples: int) -> Plan:
@@ -96,7 +121,7 @@ def batches(
         channels=channels,
         start_step=start,
         stop_step=stop,
-        workers=_workers(runtime, source),
+        workers=_workers(runtime, source, fabric.world_size),
         pin_memory=fabric.device.type == "cuda",
     )
     return iter(loader)
@@ -111,13 +136,18 @@ def in_order(
         EvalTransform(recipe.augmentation, recipe.encoder.image_size, recipe.encoder.channels),
         batch_size=256,
         channels=recipe.encoder.channels,
-        workers=_workers(runtime, source),
+        workers=_workers(runtime, source, ranks),
         ranks=ranks,
         rank=rank,
     )
 
 
-def _workers(runtime: config.Runtime, source: Source) -> int:
+def _workers(runtime: config.Runtime, source: Source, ranks: int) -> int:
+    """Return how many processes read images for each rank: a fair share of the CPUs this process may use."""
     if runtime.workers is not None:
         return runtime.workers
-    return 0 if source.in_memory else max(1, min(16, (torch.multiprocessing.cpu_count() or 1) // runtime.devices))
+    if source.in_memory:
+        return 0
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))  # torchrun's; fewer than all with many machines
+    return max(1, min(16, usable // on_this_machine))

@@ -6,6 +6,7 @@ Python call and a recipe file meet the same rules; tyro only renders ``--help``.
 
 from __future__ import annotations
 
+import itertools
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,8 +31,8 @@ def parse(argv: Sequence[str], model: type[BaseModel], base: Mapping[str, Any]) 
     Raises:
         ConfigError: for an unknown flag, a repeated flag or a value without a flag.
     """
-    known = set(leaf_fields(model, base))
-    values = _deep_copy(base)
+    values = _other_kinds(argv, _deep_copy(base))
+    known = set(leaf_fields(model, values))
     for name, words in _flags(argv, known).items():
         holder, page = values, model
         *parents, leaf = name.split(".")
@@ -39,6 +40,16 @@ def parse(argv: Sequence[str], model: type[BaseModel], base: Mapping[str, Any]) 
             page = _inner_model(page.model_fields[parent].annotation, holder[parent]) or page
             holder = holder[parent]
         holder[leaf] = _value(name, words, page.model_fields[leaf].annotation)
+    return values
+
+
+def _other_kinds(argv: Sequence[str], values: Values) -> Values:
+    """Where a flag asks for another method or optimiser, drop the settings of the one in ``values``."""
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for flag, kind in itertools.pairwise(words):
+        page = flag.removeprefix("--").removesuffix(".kind")
+        if flag == f"--{page}.kind" and page in values and values[page].get("kind") != kind:
+            values[page] = {"kind": kind}
     return values
 
 

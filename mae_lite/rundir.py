@@ -28,16 +28,28 @@ _LIBRARIES = ("mae_lite", "torch", "torchvision", "timm", "lightning-fabric", "n
 _STEP = re.compile(r"step_(\d+)")
 
 
-def default_folder(recipe: Recipe, runtime: Runtime) -> Path:
+def default_folder(recipe: Recipe, runtime: Runtime, init_digest: str | None) -> Path:
     """Return ``runs/RECIPE-HASH``; the hash covers all that decides the result."""
-    text = json.dumps([recipe.digest(), runtime.data, runtime.val_data, runtime.init])
+    text = json.dumps([recipe.digest(), runtime.data, runtime.val_data, init_digest])
     return Path("runs") / f"{recipe.name}-{files.sha256(text.encode())[:8]}"
 
 
 def describe(
-    recipe: Recipe, runtime: Runtime, classes: tuple[str, ...] | None, fingerprint: Mapping[str, Any]
+    recipe: Recipe,
+    runtime: Runtime,
+    classes: tuple[str, ...] | None,
+    fingerprint: Mapping[str, Any],
+    init_digest: str | None,
 ) -> dict[str, Any]:
-    """Return the contents of ``recipe.json``: everything that decides the result."""
+    """Return the contents of ``recipe.json``: everything that decides the result.
+
+    Args:
+        recipe: the settings.
+        runtime: names the data and the starting weights.
+        classes: names of the labels.
+        fingerprint: of the training images.
+        init_digest: hash of the starting weights; None starts from random ones.
+    """
     return {
         "format": FORMAT,
         "digest": recipe.digest(),
@@ -45,6 +57,7 @@ def describe(
         "data": runtime.data,
         "val_data": runtime.val_data,
         "init": runtime.init,
+        "init_sha256": init_digest,
         "fingerprint": dict(fingerprint),
         "classes": list(classes) if classes is not None else None,
     }
@@ -57,7 +70,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         CheckpointError: when it is missing or not readable.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         runs = sorted(str(p.parent) for p in path.parent.parent.glob("*/recipe.json"))[:5]
         near = f"; run folders nearby: {', '.join(runs)}" if runs else ""
@@ -80,7 +93,7 @@ def checkpoints(run: Path) -> list[tuple[int, Path]]:
 def read_rows(run: Path) -> list[dict[str, Any]]:
     """Return the rows of ``metrics.jsonl``; a last line torn by a kill is left out."""
     try:
-        lines = (run / "metrics.jsonl").read_text().splitlines()
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     return list(_whole_rows(lines))
@@ -106,15 +119,16 @@ class RunDir:
         """
         self.path = path
         self._gap = 0
-        started = _utc()
+        now = _utc()
         if path.is_dir() and not (path / "recipe.json").exists():
             self._refuse_foreign()
         files.make_folder(path / "checkpoints")
-        self._lock = files.Lock(path / "run.lock", f"pid {os.getpid()} on {socket.gethostname()}, started {started}")
+        self._lock = files.Lock(path / "run.lock", f"pid {os.getpid()} on {socket.gethostname()}, started {now}")
         try:
             files.sweep(path)
             files.sweep(path / "checkpoints")
-            if checkpoints(path):
+            started = checkpoints(path) or any((path / name).exists() for name in ("encoder", "classifier"))
+            if started:
                 self._check_same(description)
             else:  # a start that failed before its first checkpoint leaves nothing to protect
                 files.write_json(path / "recipe.json", dict(description))

@@ -17,7 +17,11 @@ class EventFiles:
         """Start at update ``step``; events after it, from a run that was killed, are hidden."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
+        self._writer: Any = None
+        try:
+            self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+        except OSError as error:
+            _log.warning("no TensorBoard events: %s", error)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Write the numbers of ``row`` at its step."""
@@ -31,8 +35,3 @@ class EventFiles:
         except OSError as error:
             _log.warning("TensorBoard events are no longer written: %s", error)
             self._writer = None
-
-    def close(self) -> None:
-        """Flush and close."""
-        if self._writer is not None:
-            self._writer.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,9 @@ from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.optim import LearningRate, build_optimizer
 from mae_lite.engine.ranks import on_rank_zero, start_fabric
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import DiskError, MaeLiteError
+from mae_lite.errors import DiskError
 from mae_lite.evaluation.accuracy import measure
-from mae_lite.evaluation.load import load_initial
+from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.evaluation.preview import reconstruction_png
 from mae_lite.methods.base import Method
 from mae_lite.methods.mae import MaskedAutoencoder
@@ -52,21 +52,36 @@ def run(recipe: config.Recipe, runtime: config.Runtime) -> Outcome:
         MaeLiteError: with an explanation; it stands in the folder's ``status.json`` too.
     """
     with StopSignals() as signals:
-        folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime)
+        weights = init_digest(runtime.init)
+        folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime, weights)
         train, held_out = inputs.images(recipe, runtime)
         fabric = start_fabric(recipe, runtime)
-        description = rundir.describe(recipe, runtime, train.classes, train.fingerprint())
+        description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights)
         record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description))
-        try:
+        with _recorded(record):
             return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out))
-        except MaeLiteError as error:
-            if record is not None:
-                with suppress(DiskError):  # a full disk must not hide the error itself
-                    record.status("failed", message=str(error))
-            raise
-        finally:
-            if record is not None:
-                record.close()
+
+
+@contextmanager
+def _recorded(record: rundir.RunDir | None) -> Iterator[None]:
+    """Leave the reason of a failure in ``status.json``, and give the folder back."""
+    try:
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise DiskError(
+                "the device ran out of memory",
+                found=str(error).splitlines()[0][:200],
+                fix="give a smaller --micro-batch-size; gradients are added up and the result stays the same",
+            ) from error
+    except BaseException as error:
+        if record is not None:
+            with suppress(DiskError):  # a full disk must not hide the error itself
+                record.status("failed", message=str(error) or type(error).__name__)
+        raise
+    finally:
+        if record is not None:
+            record.close()
 
 
 def _run(

@@ -163,6 +163,7 @@ HOMES = {
     "raise": {
         "mae_lite": "AttributeError is what __getattr__ owes Python",
         "mae_lite.cli": "SystemExit ends --help",
+        "mae_lite.demo": "KeyboardInterrupt is what SIGTERM becomes there",
         "mae_lite.__main__": "SystemExit carries the exit code",
         "mae_lite.files": "BlockingIOError and OSError join the system's own, caught at once",
         "mae_lite.data.parquet": "IndexError for a row beyond the files: a bug, not a user's fault",
@@ -172,6 +173,7 @@ HOMES = {
 ALLOWED_RAISES = {
     "mae_lite": {"AttributeError"},
     "mae_lite.cli": {"SystemExit"},
+    "mae_lite.demo": {"KeyboardInterrupt"},
     "mae_lite.__main__": {"SystemExit"},
     "mae_lite.files": {"BlockingIOError", "OSError"},
     "mae_lite.data.parquet": {"IndexError"},

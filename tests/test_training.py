@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from torch import Tensor
 from mae_lite import methods, recipes, training
 from mae_lite.config import Recipe, Runtime
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import CheckpointError, ConfigError
+from mae_lite.errors import CheckpointError, ConfigError, DiskError
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
@@ -224,13 +225,13 @@ def test_finetuning_at_another_resolution_resizes_positions_aloud(
 
 def test_best_checkpoint_is_kept(tmp_path: Path) -> None:
     recipe = toy.classifier(epochs=8, validation_fraction=0.2)
-    run = trained(recipe, tmp_path / "run")
+    run = trained(recipe, tmp_path / "run", save_every_steps=5)
     state = json.loads((checkpoints(run)[0][1] / "state.json").read_text())
     measured = [row for row in read_rows(run) if "val_top1" in row]
     assert state["best"] == max(row["val_top1"] for row in measured)
     kept = [step for step, _ in checkpoints(run)]
-    assert kept[:2] == [16, 14]
-    assert set(kept) == {16, 14, state["best_step"]} or state["best_step"] % 2 == 1
+    assert kept[0] == 16
+    assert set(kept) == {*kept[:2], state["best_step"]}
 
 
 def test_same_command_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,3 +253,36 @@ def test_tensorboard_and_provenance(tmp_path: Path) -> None:
     start = json.loads((run / "provenance.json").read_text())["starts"][0]
     assert start["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert start["device"].startswith("cpu")
+
+
+def test_other_starting_weights_are_another_run(tmp_path: Path) -> None:
+    """Fine-tuning must not take an old result for one from weights that were trained further meanwhile."""
+    training.run(toy.mae(), toy.runtime(tmp_path / "mae", stop_after_steps=2))
+    fine = recipes.derive(toy.classifier(), start="pretrained", encoder={"positions": "sincos", "init": "xavier"})
+    init = str(tmp_path / "mae")
+    first = training.run(fine, toy.runtime(tmp_path / "fine", init=init))
+    again = training.run(fine, toy.runtime(tmp_path / "fine", init=init))
+    assert (first.state, again.state) == ("finished", "finished")
+    trained(toy.mae(), tmp_path / "mae")
+    with pytest.raises(ConfigError, match="init_sha256"):
+        training.run(fine, toy.runtime(tmp_path / "fine", init=init))
+
+
+def test_out_of_memory_is_explained_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def after_step(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(MaskedAutoencoder, "after_step", after_step)
+    with pytest.raises(DiskError, match="--micro-batch-size"):
+        training.run(toy.mae(), toy.runtime(tmp_path / "run"))
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert "20.00 GiB" in status["message"]
+
+
+def test_finished_models_protect_their_folder(tmp_path: Path) -> None:
+    run = trained(toy.mae(), tmp_path / "run")
+    for _, folder in checkpoints(run):
+        shutil.rmtree(folder)
+    with pytest.raises(ConfigError, match="holds another run"):
+        training.run(toy.mae(encoder={"depth": 2}), toy.runtime(run))

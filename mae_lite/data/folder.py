@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -16,8 +17,14 @@ from mae_lite.data import images
 from mae_lite.data.sources import Source, Split, some
 from mae_lite.errors import DataError
 
+_log = logging.getLogger(__name__)
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "validation")}
+SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val", "validation", "test"),
+    "test": ("test", "val", "validation"),
+}
 """Folder names of each split; the first one that exists is taken."""
 
 _TREE = "PATH/CLASS/image.jpg, or PATH/train/CLASS/image.jpg and PATH/test/CLASS/image.jpg, or PATH/image.jpg"
@@ -34,8 +41,9 @@ class Folder(Source):
         """List the images and derive the classes.
 
         Args:
-            path: folder of images, of class folders, or of train and test folders.
-            split: which of the latter; without such folders, everything is taken for either split.
+            path: folder of images, of class folders, or of train, val and test folders.
+            split: which of the latter; without such folders, or when others with images lie beside them (they are
+                all classes then), everything is taken for every split.
             name: what the user gave.
 
         Raises:
@@ -110,22 +118,49 @@ def _folders(folder: Path) -> dict[str, Path]:
 def _split_root(path: Path, split: Split, name: str) -> Path:
     """Return the folder of the split; ``path`` itself when it does not name splits."""
     folders = _folders(path)
-    every_split = [option for options in SPLITS.values() for option in options]
-    if len(folders) == 1 and not {*folders} & {*every_split}:
+    if len(folders) == 1 and not _splits(folders, name):
         (only,) = folders.values()  # archives often unpack into one folder more than expected
-        if "train" in _folders(only):
+        if "train" in _splits(_folders(only), name):
             return _split_root(only, split, name)
-    if "train" not in folders and not (folders and set(folders) <= {*every_split}):
+    splits = _splits(folders, name)
+    if not splits:
         return path
+    first = SPLITS[split][0]
     for option in SPLITS[split]:
-        if option in folders:
-            return folders[option]
+        if option in splits:
+            if option != first:
+                _log.info("%s has no folder %s: its %s images are those in %s", name, first, split, splits[option])
+            return splits[option]
     raise DataError(
         f"{name!r} has no {split} images",
         found=f"the folders {some(sorted(folders))}",
         expected=f"a folder named {' or '.join(SPLITS[split])}",
         fix=f"add that folder, or name the folder with the {split} images itself, e.g. --data {path}/FOLDER",
     )
+
+
+def _splits(folders: dict[str, Path], name: str) -> dict[str, Path]:
+    """Return the folders of splits; none when another folder holds images too, for all of them are classes then."""
+    words = {option for options in SPLITS.values() for option in options}
+    splits = {word: folder for word, folder in folders.items() if word in words}
+    others = [folder.name for word, folder in folders.items() if word not in words and splits and _has_images(folder)]
+    if not others:
+        return splits
+    _log.warning(
+        "%s: %s is taken for a class, not for a split, because of %s beside it; if it is a split, give PATH/%s",
+        name,
+        some(sorted(folder.name for folder in splits.values())),
+        some(sorted(others)),
+        next(iter(splits.values())).name,
+    )
+    return {}
+
+
+def _has_images(folder: Path) -> bool:
+    try:
+        return any(True for _ in _scan(folder, ""))
+    except (DataError, OSError):  # such as lost+found, which only the superuser may read
+        return False
 
 
 def _scan(folder: Path, prefix: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -20,7 +21,10 @@ from mae_lite.data import arrow_cache, images
 from mae_lite.data.sources import Source, Split, some
 from mae_lite.errors import DataError, DiskError
 
-_SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
+_log = logging.getLogger(__name__)
+
+_SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test"), "test": ("test", "val")}
+"""Beginnings of words in the file names of each split ("val" is in "validation" too); the first found is taken."""
 
 
 class Parquet(Source):
@@ -34,7 +38,8 @@ class Parquet(Source):
 
         Args:
             path: a parquet file, or a folder with some (or with a folder ``data`` of them).
-            split: in a folder, which files to take: those whose name contains train, or else test, or else val.
+            split: in a folder, which files to take, by the word train, val or test in their names; test files stand
+                in for missing validation files and the other way round.
             name: what the user gave.
 
         Raises:
@@ -114,6 +119,11 @@ def _choose(path: Path, split: Split, name: str) -> list[Path]:
     by_split = {word: [file for file in files if _names(word, file)] for words in _SPLITS.values() for word in words}
     for word in _SPLITS[split]:
         if by_split[word]:
+            if word != _SPLITS[split][0]:
+                taken = some([file.name for file in by_split[word]])
+                _log.info(
+                    "%s has no file named %s: its %s images are those of %s", name, _SPLITS[split][0], split, taken
+                )
             return by_split[word]
     if not any(by_split.values()):
         return files

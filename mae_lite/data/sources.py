@@ -18,7 +18,7 @@ from PIL import Image
 from mae_lite import draws
 from mae_lite.errors import ConfigError, DataError, nearest
 
-Split = Literal["train", "test"]
+Split = Literal["train", "val", "test"]
 Indices = npt.NDArray[np.int64]
 
 _KINDS = ("digits", "folder", "parquet")
@@ -63,7 +63,8 @@ class Source(Protocol):
 def open_source(spec: str, split: Split = "train") -> Source:
     """Open a data set.
 
-    A path that names no splits (a folder of classes, one parquet file) is taken whole for either split.
+    A path that names no splits (a folder of classes, one parquet file) is taken whole for every split. Where one of
+    validation and test images is missing, the other stands in, which is logged.
 
     Args:
         spec: "digits", "folder:PATH", "parquet:PATH", or a path whose kind is recognised.

@@ -88,14 +88,15 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
             job.ema.update_parameters(job.method)
         progress.step = step + 1
         meter.add(loss)
+        better = False
         if _due(progress.step, job.runtime.validate_every_epochs * job.plan.steps_per_epoch, end):
-            _run_probes(job, progress)
+            better = _run_probes(job, progress)
         row = None
         if _due(progress.step, job.runtime.log_every_steps, end):
             row = meter.row(job.rate(step), norm)
             job.log(row)
         job.display(progress.step, row)
-        stop, save = _agree(fabric, job.signals.requested is not None, saver.due())
+        stop, save = _agree(fabric, job.signals.requested is not None, saver.due() or better)
         if stop or save or progress.step == last:
             meter.store()
             saver.save(final=stop or progress.step == last)
@@ -142,7 +143,8 @@ def _due(step: int, every: float, end: int) -> bool:
     return step == end or int(step / every) > int((step - 1) / every)
 
 
-def _run_probes(job: Job, progress: Progress) -> None:
+def _run_probes(job: Job, progress: Progress) -> bool:
+    """Measure; return whether this is the best so far, and so a state to keep."""
     model = job.ema.module if job.ema is not None else job.method
     model.eval()
     with torch.no_grad():
@@ -150,11 +152,13 @@ def _run_probes(job: Job, progress: Progress) -> None:
     job.wrapped.train()
     progress.measured = {name: value for numbers in measured for name, value in numbers.items()}
     accuracy = progress.measured.get("val_top1")
-    if accuracy is not None and (progress.best is None or accuracy > progress.best):
+    better = accuracy is not None and (progress.best is None or accuracy > progress.best)
+    if better:
         progress.best, progress.best_step = accuracy, progress.step
     if progress.measured:
         epoch = progress.step / job.plan.steps_per_epoch
         job.log({"step": progress.step, "epoch": round(epoch, 4), **progress.measured})
+    return better
 
 
 def _agree(fabric: Fabric, stop: bool, save: bool) -> tuple[bool, bool]:

@@ -64,5 +64,6 @@ def on_rank_zero(fabric: Fabric, action: Callable[[], T]) -> T | None:
             error = raised
     error = fabric.broadcast(error)
     if error is not None:
+        error.shared = True
         raise error
     return result

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from mae_lite import config, files
 from mae_lite.data.loader import evaluation_loader
-from mae_lite.data.sources import check_classes, open_source
+from mae_lite.data.sources import Source, Split, check_classes, open_source
 from mae_lite.data.transforms import EvalTransform
 from mae_lite.errors import ConfigError, DataError
 from mae_lite.evaluation.accuracy import measure
@@ -20,7 +20,7 @@ from mae_lite.evaluation.load import load_run
 def evaluate_run(
     run: Path,
     data: str | None = None,
-    split: Literal["train", "test"] = "test",
+    split: Split = "test",
     *,
     batch_size: int = 256,
     workers: int = 0,
@@ -30,7 +30,7 @@ def evaluate_run(
     Args:
         run: run folder of a supervised method.
         data: labelled images with the run's classes; None takes the run's own data.
-        split: which split of data that has both.
+        split: which split of data that has several.
         batch_size: images per forward pass; it does not change the result.
         workers: processes that read images.
 
@@ -39,7 +39,7 @@ def evaluate_run(
 
     Raises:
         ConfigError: when the run is not a classifier.
-        DataError: when the images have no labels or other classes.
+        DataError: when the images have no labels or other classes, or are the training images unasked.
     """
     loaded = load_run(run)
     if not isinstance(loaded.recipe.method, config.Supervised) or loaded.classes is None:
@@ -52,6 +52,7 @@ def evaluate_run(
     if source.classes is None:
         raise DataError(f"{spec!r} has no labels", fix="give labelled images with --data")
     check_classes(loaded.classes, loaded.data, source)
+    fingerprint = _fingerprint(source, split, loaded.data)
     encoder, augmentation = loaded.recipe.encoder, loaded.recipe.augmentation
     transform = EvalTransform(augmentation, encoder.image_size, encoder.channels)
     batches = evaluation_loader(source, transform, batch_size=batch_size, channels=encoder.channels, workers=workers)
@@ -64,8 +65,27 @@ def evaluate_run(
     result = {"run": str(run), "step": loaded.step, "data": spec, "split": split, **numbers, "per_class": per_class}
     files.make_folder(run / "eval")
     name = f"{split}-{files.sha256(spec.encode())[:8]}.json"
-    files.write_json(run / "eval" / name, {**result, "fingerprint": dict(source.fingerprint())})
+    files.write_json(run / "eval" / name, {**result, "fingerprint": fingerprint})
     return result
+
+
+def _fingerprint(source: Source, split: Split, trained_on: str) -> dict[str, int | str]:
+    """Return the fingerprint of images, which must not be that of the training images unless these are asked for."""
+    fingerprint = source.fingerprint()
+    if split == "train":
+        return fingerprint
+    try:
+        training = open_source(trained_on, "train").fingerprint()
+    except DataError:  # they are no longer there to compare
+        return fingerprint
+    if fingerprint == training:
+        raise DataError(
+            f"{source.name!r} has no {split} images of its own: these are the images the run was trained on",
+            found=f"the same {fingerprint['count']} images as in the training data {trained_on!r}",
+            expected="images the model has never seen",
+            fix="give held-out images with --data PATH, or ask for --split train to measure on the training images",
+        )
+    return fingerprint
 
 
 def as_text(result: dict[str, Any]) -> str:

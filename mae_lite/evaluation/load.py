@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,12 @@ def initial_tensors(init: str, encoder: config.Encoder) -> dict[str, Tensor]:
         return weights.read_file(path)
     if (path / "config.json").exists():
         settings = rundir.read_json(path / "config.json", "a timm folder")
-        _check_heads(init, settings.get("model_args", {}).get("num_heads"), encoder)
+        heads = settings.get("model_args", {}).get("num_heads")
+        if heads is None:
+            _log.warning("%s does not say its number of heads; it is taken to be %d", init, encoder.num_heads)
+        _check_heads(init, heads, encoder)
+        if (path / files.MANIFEST).exists():
+            files.read_folder(path)  # refuses what was damaged since it was written
         return weights.read_file(path / "model.safetensors")
     run = path.parent.parent if (path / files.MANIFEST).exists() else path
     _, recipe = _described(run, "a run folder, a checkpoint folder or a file with --init")
@@ -116,8 +122,28 @@ def initial_tensors(init: str, encoder: config.Encoder) -> dict[str, Tensor]:
     found = checkpoint.newest(run)
     if found is None:
         raise CheckpointError(f"{init!r} has no checkpoint yet", fix="finish that run first")
-    _log.info("starting from %s, step %d", init, found[0])
+    state = rundir.read_json(run / "status.json", "a run folder").get("state")
+    _log.log(
+        logging.INFO if state == "finished" else logging.WARNING,
+        "starting from %s, step %d (%s)",
+        init,
+        found[0],
+        state,
+    )
     return method_tensors(found[1])
+
+
+def init_digest(init: str | None) -> str | None:
+    """Return a hash of the weights that ``--init`` names, without loading them; None when there are none to hash."""
+    if init is None:
+        return None
+    path = Path(init)
+    newest = rundir.checkpoints(path)
+    for file in (path, path / files.MANIFEST, *(folder / files.MANIFEST for _, folder in newest[:1])):
+        if file.is_file():
+            with file.open("rb") as handle:
+                return hashlib.file_digest(handle, "sha256").hexdigest()
+    return None
 
 
 def _check_heads(init: str, heads: int | None, encoder: config.Encoder) -> None:

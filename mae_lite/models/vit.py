@@ -65,9 +65,23 @@ def _build(encoder: config.Encoder, seed: int, **head: Any) -> nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.key(seed, "init") >> 1)
-        model: nn.Module = timm.create_model(encoder.name, **timm_arguments(encoder), **head)
+        try:
+            model: Any = timm.create_model(encoder.name, **timm_arguments(encoder), **head)
+        except (AssertionError, TypeError, ValueError) as error:
+            raise _unfit(encoder, f"timm cannot build it with these settings: {error}") from error
+        if getattr(model, "cls_token", None) is None or tuple(model.pos_embed.shape[1:2]) != (encoder.patches + 1,):
+            raise _unfit(encoder, "one without class token, with register tokens or with other positions")
         initialise(model, encoder)
-    return model
+    return model  # type: ignore[no-any-return]
+
+
+def _unfit(encoder: config.Encoder, found: str) -> ConfigError:
+    return ConfigError(
+        f"encoder.name {encoder.name!r}",
+        found=found,
+        expected="a plain Vision Transformer with a class token and one position per patch",
+        fix="--encoder.name vit_tiny_patch16_224",
+    )
 
 
 @torch.no_grad()

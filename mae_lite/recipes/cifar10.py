@@ -31,7 +31,7 @@ CIFAR10_FINETUNE = derive(
     "cifar10-finetune",
     LabNote(
         source="finetune-improved at 32 px, patch 4",
-        command="mae-lite finetune cifar10-finetune --init RUN --data train.parquet --val-data test.parquet",
+        command="mae-lite finetune cifar10-finetune --init RUN --data train.parquet",
         cost="100 epochs of 50,000 images at 2.2 GFLOP per image: a GPU",
         expected="not measured yet",
     ),

@@ -51,7 +51,7 @@ DIGITS_FINETUNE = Recipe(
     ),
     start="pretrained",
     encoder=_ENCODER,
-    method=Supervised(),
+    method=Supervised(mixup=0.2),
     augmentation=_SLANTED,
     optimizer=AdamW(),
     labels_per_class=5,
@@ -68,7 +68,7 @@ DIGITS_SCRATCH = derive(
     DIGITS_FINETUNE,
     "digits-scratch",
     LabNote(
-        source="own search, docs/digits.md: digits-finetune's budget with the best learning rate and start for scratch",
+        source="own search, docs/digits.md: digits-finetune's budget with the learning rate that is best for scratch",
         command="mae-lite finetune digits-scratch --data digits",
         cost="100 updates, seconds on one CPU core",
         expected="see make demo",
