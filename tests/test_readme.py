@@ -60,9 +60,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for split in ("train", "test"):
             folder = tmp_path / "labelled" / split / ("cat" if number % 2 else "dog")
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{number}.jpg").write_bytes(picture(number))
+            (folder / f"{number}.jpg").write_bytes(picture(number + 100 * (split == "test")))
     for split in ("train", "test"):
-        images = [{"bytes": picture(number), "path": None} for number in range(40)]
+        first = 100 if split == "test" else 0
+        images = [{"bytes": picture(first + number), "path": None} for number in range(40)]
         table = pa.table({"image": images, "label": [number % 2 for number in range(40)]})
         pq.write_table(table, tmp_path / f"{split}.parquet")
     return tmp_path

@@ -192,9 +192,10 @@ def test_training_images_are_not_measured_as_test_images(tmp_path: Path, name: s
     data, run = photos(tmp_path / name, 8), tmp_path / "run"
     recipe = toy.classifier(labels_per_class=None, global_batch_size=4, epochs=2)
     assert training.run(recipe, toy.runtime(run, data=str(data))).state == "finished"
-    for split in ("test", "val"):
+    held_out: tuple[Split, ...] = ("test", "val")
+    for split in held_out:
         with pytest.raises(DataError, match=r"(?s)images the run was trained on.*8 images.*Fix: .*--split train") as e:
-            evaluate_run(run, split=cast("Split", split))
+            evaluate_run(run, split=split)
         assert e.value.exit_code == 3
     assert not (run / "eval").exists()
     assert evaluate_run(run, split="train")["images"] == 8
