@@ -697,7 +697,20 @@ def test_debug_shows_the_traceback() -> None:
         cli.main(["pretran", "--debug"])
 
 
-def test_only_the_first_rank_speaks(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    monkeypatch.setenv("RANK", "1")
+@pytest.mark.parametrize("variable", ["RANK", "LOCAL_RANK"])
+def test_the_first_rank_speaks_for_all_of_what_all_know(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured, variable: str
+) -> None:
+    """An error that every rank raises is told once; one that only another rank has is told by that rank."""
+    monkeypatch.setenv(variable, "1")
     assert run("pretran") == CONFIG
-    assert capsys.readouterr() == ("", "")
+    assert "pretran" in capsys.readouterr().err
+    error = errors.ConfigError("the same everywhere", fix="nothing")
+    error.shared = True
+
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "recipes", fail)
+    assert run("recipes") == CONFIG
+    assert capsys.readouterr().err == ""

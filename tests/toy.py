@@ -31,6 +31,7 @@ def classifier(**changes: Any) -> Recipe:
         recipes.get("digits-scratch"),
         "toy-classifier",
         encoder=_ENCODER,
+        method={"mixup": 0.0},
         global_batch_size=10,
         labels_per_class=2,
         epochs=3,
