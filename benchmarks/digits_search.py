@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,25 @@ def measure(cell: Cell, pretrained: str, folder: str) -> float:
     return float(json.loads((outcome.folder / "status.json").read_text())["val_top1"])
 
 
+def start_worker() -> None:
+    """Let a worker end with its parent, however that ended."""
+
+    def follow() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def search(pretrained: str, processes: int) -> dict[str, Any]:
     """Measure all cells in single-threaded processes and return means and single values in percent."""
     names = ("digits-finetune", "digits-scratch")
     cells = [(n, u, r, s) for n in names for u in UPDATES for r in RATES for s in SEEDS]
     context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=start_worker)
+    with tempfile.TemporaryDirectory() as folder, pool:
         futures = [pool.submit(measure, cell, pretrained, folder) for cell in cells]
         accuracy = {cell: 100 * future.result() for cell, future in zip(cells, futures, strict=True)}
     table = []
