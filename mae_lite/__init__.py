@@ -14,6 +14,8 @@ _WHERE = {
     "derive": ("mae_lite.recipes", "derive"),
     "Recipe": ("mae_lite.config", "Recipe"),
     "Runtime": ("mae_lite.config", "Runtime"),
+    "from_dataset": ("mae_lite.data.sources", "Objects"),
+    "open_source": ("mae_lite.data.opening", "open_source"),
     "run": ("mae_lite.training", "run"),
     "evaluate": ("mae_lite.evaluation.classifier", "evaluate_run"),
     "load_encoder": ("mae_lite.evaluation.load", "load_encoder"),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from mae_lite import __version__, config, costs, overrides, recipes
-from mae_lite.errors import EXIT_STOPPED, ConfigError, DiskError, MaeLiteError, nearest
+from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, DiskError, MaeLiteError, nearest
 
 
 class ListOptions(config.Config):
@@ -34,8 +34,35 @@ class EvaluateOptions(config.Config):
     """Images per forward pass."""
     workers: int = Field(0, ge=0)
     """Processes that read images."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """An unreadable image ends the evaluation, or is left out and counted."""
     json_output: bool = False
     """Print JSON instead of a table."""
+
+
+class CheckOptions(config.Config):
+    """Options of ``mae-lite check``."""
+
+    recipe: str = "mae-tiny"
+    """Recipe whose reading rules, channels and augmentation are tried."""
+    channels: int | None = Field(None, ge=1)
+    """Channels of the images, where the recipe is for another number."""
+    val_data: str | None = None
+    """Validation images, to be checked as well and compared; by default the data's own validation split."""
+    sample: int | None = Field(None, ge=1)
+    """Look at this many images, drawn at random, instead of all."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that read images; None chooses."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """Whether the exit code is 3 when a file is bad, or 0 as long as training would go on."""
+    save_hashes: str | None = None
+    """File to write the SHA-256 of every image to, in the format of sha256sum."""
+    compare_hashes: str | None = None
+    """Such a file, to find images that have changed since."""
+    out: str = "runs/check"
+    """Folder for check.json, preview.png and bad_files.csv."""
+    json_output: bool = False
+    """Print JSON instead of text (also --json)."""
 
 
 class DemoOptions(config.Config):
@@ -194,10 +221,43 @@ def evaluate(words: Sequence[str]) -> int:
     from mae_lite.evaluation import classifier
 
     result = classifier.evaluate_run(
-        Path(run), options.data, options.split, batch_size=options.batch_size, workers=options.workers
+        Path(run),
+        options.data,
+        options.split,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        on_bad=options.on_bad,
     )
     print(json.dumps(result, indent=2) if options.json_output else classifier.as_text(result))
     return 0
+
+
+def check(words: Sequence[str]) -> int:
+    """Look at every image of a data set, list the bad ones, preview and advise: mae-lite check DATA."""
+    usage = "mae-lite check DATA [--recipe mae-tiny] [--val-data DATA] [--json]"
+    data, rest = _positional(words, "the data set", usage, "mae-lite check photos")
+    options = _options(["--json-output" if word == "--json" else word for word in rest], CheckOptions, usage, {})
+    from mae_lite.checking import check as checking
+
+    recipe = recipes.get(options.recipe)
+    if options.channels is not None and options.channels != recipe.encoder.channels:
+        plain: dict[str, Any] = {"mean": (0.5,) * options.channels, "std": (0.25,) * options.channels}
+        plain |= {} if options.channels == 3 else {"randaugment": None}
+        recipe = recipes.derive(recipe, encoder={"channels": options.channels}, augmentation=plain)
+    order = checking.Order(
+        data=data,
+        recipe=recipe,
+        out=Path(options.out),
+        val_data=options.val_data,
+        sample=options.sample,
+        workers=options.workers,
+        save_hashes=None if options.save_hashes is None else Path(options.save_hashes),
+        compare_hashes=None if options.compare_hashes is None else Path(options.compare_hashes),
+    )
+    summary = checking.check(order)
+    print(json.dumps(summary, indent=2) if options.json_output else checking.as_text(summary))
+    few = len(summary["bad"]) <= summary["bad_allowed"] and not summary.get("changed")
+    return DataError.exit_code if checking.failed(summary) and not (options.on_bad == "skip" and few) else 0
 
 
 def demo(words: Sequence[str]) -> int:
@@ -211,6 +271,7 @@ def demo(words: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "recipes": list_recipes,
+    "check": check,
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,

@@ -55,8 +55,8 @@ class Encoder(Config):
     """timm architecture; the fields below override its own values."""
     image_size: int = Field(224, ge=1)
     """Side of the square input, in pixels."""
-    channels: int = Field(3, ge=1)
-    """Channels of the input."""
+    channels: int = Field(3, ge=1, le=1024)
+    """Channels of the input: 1 (grey), 3 (colour), or as many as the npy or TIFF files have."""
     patch_size: int = Field(16, ge=1)
     """Side of a patch, in pixels."""
     width: int = Field(192, ge=1)
@@ -91,13 +91,6 @@ class Encoder(Config):
                 found=str(self.image_size),
                 expected=f"a multiple of encoder.patch_size {self.patch_size}",
                 fix=f"--encoder.image-size {below} (or {below + self.patch_size})",
-            )
-        if self.channels not in (1, 3):
-            raise ConfigError(
-                "encoder.channels",
-                found=str(self.channels),
-                expected="1 (grey) or 3 (colour)",
-                fix="--encoder.channels 3",
             )
         _require_multiple("encoder.width", self.width, self.num_heads, "encoder.num_heads")
         if self.positions == "sincos":
@@ -202,6 +195,35 @@ class Augmentation(Config):
         return self
 
 
+class Reading(Config):
+    """How an image file becomes 8-bit pixels; the same in training and in evaluation."""
+
+    turn_upright: bool = True
+    """Apply the EXIF orientation."""
+    background: int = Field(0, ge=0, le=255)
+    """Grey value behind transparent pixels."""
+    apply_profile: bool = False
+    """Convert embedded ICC profiles to sRGB; the field's training sets were read without."""
+    value_range: tuple[float, float] | None = None
+    """Values that become 0 and 255 in images of more than 8 bits; what lies beyond is cut off. None takes the range of
+    the format: 0 to 65535 for whole numbers, 0 to 1 or 0 to 255 for floating point; what lies beyond is an error."""
+    smallest_side: int = Field(1, ge=1)
+    """An image with a shorter side, in pixels, counts as bad; smaller ones than the model's input are enlarged."""
+    max_pixels: int = Field(100_000_000, ge=1)
+    """Width x height above which an image counts as bad; the header tells, before any memory is taken."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Reading:
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ConfigError(
+                "reading.value_range",
+                found=f"{self.value_range}",
+                expected="low < high",
+                fix="--reading.value-range 0 10000",
+            )
+        return self
+
+
 class AdamW(Config):
     """AdamW with decoupled weight decay."""
 
@@ -288,6 +310,7 @@ class Recipe(Config):
     """Whether the run needs weights to start from (--init)."""
     encoder: Encoder = Encoder()
     method: Method
+    reading: Reading = Reading()
     augmentation: Augmentation = Augmentation()
     optimizer: Optimizer
     global_batch_size: int = Field(ge=1)
@@ -333,7 +356,8 @@ class Recipe(Config):
                     f"augmentation.{name}",
                     found=f"{len(values)} values",
                     expected=f"one for each of encoder.channels {self.encoder.channels}",
-                    fix=f"--augmentation.{name} {' '.join(['0.5'] * self.encoder.channels)}",
+                    fix=f"--augmentation.{name} {' '.join(['0.5'] * min(self.encoder.channels, 8))} "
+                    "(mae-lite check DATA measures them)",
                 )
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
@@ -354,9 +378,14 @@ class Runtime(Config):
     """Where and how a run is carried out; nothing here changes the schedule."""
 
     data: str
-    """Training images: a folder, a parquet file, or "digits"."""
+    """Training images: a path (folder, CSV, parquet, shards), "digits", or KIND:PLACE such as torchvision:cifar10."""
     val_data: str | None = None
-    """Validation images; without them the recipe's validation_fraction of train is used."""
+    """Validation images; without them the data's own validation split, else validation_fraction of train."""
+    on_bad: Literal["skip", "fail"] = "skip"
+    """An unreadable image is replaced by another, up to 10 or 0.1 % of them, and listed in bad_files.csv; or it ends
+    the run."""
+    allow_empty_classes: bool = False
+    """Keep class folders without images as classes, instead of refusing them."""
     out: str | None = None
     """Run folder; by default runs/RECIPE-HASH, so that the same command finds its run again."""
     init: str | None = None

@@ -140,7 +140,8 @@ def baselines() -> dict[Cell, float]:
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
 
-    from mae_lite.data.sources import few_labels, open_source
+    from mae_lite.data.opening import open_source
+    from mae_lite.data.splits import few_labels
 
     train, test = open_source("digits", "train"), open_source("digits", "test")
     inputs, targets = _pixels(train), _pixels(test)
@@ -157,7 +158,7 @@ def baselines() -> dict[Cell, float]:
 
 def _pixels(source: Source) -> npt.NDArray[np.float64]:
     """Return all images as rows of numbers in 0 to 1."""
-    return np.stack([np.asarray(source.image(index, 1)).ravel() for index in range(len(source))]) / 255.0
+    return np.stack([np.ravel(np.asarray(source.example(index).data)) for index in range(len(source))]) / 255.0
 
 
 @contextmanager

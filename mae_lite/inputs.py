@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from lightning_fabric import Fabric
 
 from mae_lite import config
-from mae_lite.data.loader import Batch, evaluation_loader, training_loader
+from mae_lite.data.bad_files import FILE, BadFiles
+from mae_lite.data.loader import Batch, evaluation_loader, training_loader, watched
+from mae_lite.data.opening import open_source, own_validation
 from mae_lite.data.plan import Plan
-from mae_lite.data.sources import Source, check_classes, few_labels, open_source, stratified_split, subset
+from mae_lite.data.sources import Source, subset
+from mae_lite.data.splits import aligned, few_labels, stratified_split
 from mae_lite.data.transforms import EvalTransform, TrainTransform
 from mae_lite.errors import ConfigError, DataError
 
+_log = logging.getLogger(__name__)
 _MICRO_LIMIT = {"cpu": 256, "mps": 256, "cuda": 1024}
 
 
-def images(recipe: config.Recipe, runtime: config.Runtime) -> tuple[Source, Source | None]:
+def images(recipe: config.Recipe, runtime: config.Runtime, given: Source | None = None) -> tuple[Source, Source | None]:
     """Open the training images and, for supervised runs, the validation images.
+
+    These are, in this order: ``val_data``; the data's own validation split; a stratified part of the training images
+    by seed, of the size that the recipe says. Test images never serve.
+
+    Args:
+        recipe: says whether labels are needed.
+        runtime: says where the images are.
+        given: training images that are open already.
 
     Raises:
         DataError: when they are missing, or unfit for a classifier.
@@ -31,29 +45,40 @@ def images(recipe: config.Recipe, runtime: config.Runtime) -> tuple[Source, Sour
             expected=f"no validation images, since recipe {recipe.name!r} pre-trains without labels",
             fix="drop --val-data, or give it when fine-tuning",
         )
-    train = open_source(runtime.data, "train")
+    train = given or open_source(runtime.data, "train", allow_empty=runtime.allow_empty_classes)
     if not isinstance(recipe.method, config.Supervised):
         return train, None
-    if train.classes is None or len(train.classes) < 2:
-        found = "no labels" if train.classes is None else f"one class, {train.classes[0]!r}"
-        raise DataError(
-            f"{runtime.data!r} cannot train a classifier",
-            found=found,
-            expected="at least two classes",
-            fix="give labelled images, e.g. a folder with one sub-folder per class",
-        )
-    held_out: Source | None = None
-    if runtime.val_data is not None:
-        held_out = open_source(runtime.val_data, "val")
-        check_classes(train.classes, runtime.data, held_out)
-    elif recipe.validation_fraction > 0:
-        kept, rest = stratified_split(train.labels, recipe.validation_fraction, recipe.seed)
-        train, held_out = subset(train, kept), subset(train, rest)
+    _check_classes(train, runtime.data)
+    train, held_out = _held_out(recipe, runtime, train, own=given is None)
     if held_out is not None and len(held_out) == 0:
         raise _nothing_held_out(recipe, runtime, len(train))
     if recipe.labels_per_class is not None:
         train = subset(train, few_labels(train.labels, recipe.labels_per_class, recipe.seed, train.classes))
     return train, held_out
+
+
+def _held_out(recipe: config.Recipe, runtime: config.Runtime, train: Source, own: bool) -> tuple[Source, Source | None]:
+    """Return the training images that remain, and the validation images."""
+    if runtime.val_data is not None:
+        return train, aligned(open_source(runtime.val_data, "val"), train.classes, runtime.data)
+    brought = own_validation(runtime.data, train) if own else None
+    if brought is not None:
+        _log.info("validating on %s: %s images", brought.split, f"{len(brought):,}")
+        return train, aligned(brought, train.classes, runtime.data)
+    if recipe.validation_fraction > 0:
+        kept, rest = stratified_split(train.labels, recipe.validation_fraction, recipe.seed)
+        return subset(train, kept), subset(train, rest)
+    return train, None
+
+
+def _check_classes(train: Source, data: str) -> None:
+    if train.classes is None or len(train.classes) < 2:
+        raise DataError(
+            f"{data!r} cannot train a classifier",
+            found="no labels" if train.classes is None else f"one class, {train.classes[0]!r}",
+            expected="at least two classes",
+            fix="give labelled images, e.g. a folder with one sub-folder per class",
+        )
 
 
 def _nothing_held_out(recipe: config.Recipe, runtime: config.Runtime, images: int) -> DataError:
@@ -109,9 +134,16 @@ def plan(recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, samples
 
 
 def batches(
-    recipe: config.Recipe, runtime: config.Runtime, source: Source, order: Plan, fabric: Fabric, start: int, stop: int
+    recipe: config.Recipe,
+    runtime: config.Runtime,
+    source: Source,
+    order: Plan,
+    fabric: Fabric,
+    folder: Path,
+    start: int,
+    stop: int,
 ) -> Iterator[Batch]:
-    """Load this rank's micro-batches of updates ``start`` to ``stop`` - 1."""
+    """Load this rank's micro-batches of updates ``start`` to ``stop`` - 1; bad images are listed in ``folder``."""
     channels = recipe.encoder.channels
     transform = TrainTransform(recipe.augmentation, recipe.encoder.image_size, channels)
     loader = training_loader(
@@ -119,27 +151,42 @@ def batches(
         transform,
         order,
         channels=channels,
+        reading=recipe.reading,
         start_step=start,
         stop_step=stop,
         workers=_workers(runtime, source, fabric.world_size),
         pin_memory=fabric.device.type == "cuda",
     )
-    return iter(loader)
+    return watched(loader, _bad_files("train", source, runtime, folder, fabric.global_rank))
 
 
 def in_order(
-    recipe: config.Recipe, runtime: config.Runtime, source: Source, *, ranks: int = 1, rank: int = 0
+    recipe: config.Recipe,
+    runtime: config.Runtime,
+    source: Source,
+    folder: Path | None,
+    *,
+    ranks: int = 1,
+    rank: int = 0,
 ) -> Iterable[Batch]:
-    """Load a rank's share of ``source`` once, unaugmented and in order."""
-    return evaluation_loader(
+    """Load a rank's share of ``source`` once, plain and in order; bad images are left out, and listed in ``folder``."""
+    loader = evaluation_loader(
         source,
         EvalTransform(recipe.augmentation, recipe.encoder.image_size, recipe.encoder.channels),
         batch_size=256,
         channels=recipe.encoder.channels,
+        reading=recipe.reading,
         workers=_workers(runtime, source, ranks),
         ranks=ranks,
         rank=rank,
     )
+    return watched(loader, _bad_files("val", source, runtime, folder, rank))
+
+
+def _bad_files(set_name: str, source: Source, runtime: config.Runtime, folder: Path | None, rank: int) -> BadFiles:
+    # Every rank meets every image in the end, so that each can count for itself; only the files must not be shared.
+    name = FILE if rank == 0 else FILE.replace(".csv", f"_rank_{rank}.csv")
+    return BadFiles(set_name, len(source), runtime.on_bad, None if folder is None else folder / name)
 
 
 def _workers(runtime: config.Runtime, source: Source, ranks: int) -> int:

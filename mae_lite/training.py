@@ -45,8 +45,14 @@ class Outcome:
     total_steps: int
 
 
-def run(recipe: config.Recipe, runtime: config.Runtime) -> Outcome:
+def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = None) -> Outcome:
     """Train, or continue, the run that ``recipe`` and ``runtime`` describe.
+
+    Args:
+        recipe: what to do.
+        runtime: where and how.
+        images: training images in place of ``runtime.data``, which then is only what to call them; for instance
+            ``mae_lite.from_dataset(dataset)``.
 
     Raises:
         MaeLiteError: with an explanation; it stands in the folder's ``status.json`` too.
@@ -54,7 +60,7 @@ def run(recipe: config.Recipe, runtime: config.Runtime) -> Outcome:
     with StopSignals() as signals:
         weights = init_digest(runtime.init)
         folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime, weights)
-        train, held_out = inputs.images(recipe, runtime)
+        train, held_out = inputs.images(recipe, runtime, images)
         fabric = start_fabric(recipe, runtime)
         description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights)
         record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description))
@@ -95,7 +101,7 @@ def _run(
 ) -> Outcome:
     train, held_out = images
     job, progress = _restored(recipe, runtime, fabric, signals, folder, train)
-    job.probes = _probes(recipe, runtime, held_out, fabric)
+    job.probes = _probes(recipe, runtime, held_out, fabric, folder)
     total = job.rate.total_steps
     if record is not None:
         record.cut(progress.step)
@@ -137,7 +143,7 @@ def _restored(
         optimizer=optimizer,
         rate=LearningRate.of(recipe, plan.steps_per_epoch),
         plan=plan,
-        batches=partial(inputs.batches, recipe, runtime, train, plan, fabric),
+        batches=partial(inputs.batches, recipe, runtime, train, plan, fabric, folder),
         folder=folder,
         signals=signals,
         ema=ema,
@@ -158,7 +164,7 @@ def _logger(runtime: config.Runtime, record: rundir.RunDir, progress: Progress) 
 
 
 def _probes(
-    recipe: config.Recipe, runtime: config.Runtime, held_out: Source | None, fabric: Fabric
+    recipe: config.Recipe, runtime: config.Runtime, held_out: Source | None, fabric: Fabric, folder: Path
 ) -> tuple[loop.Probe, ...]:
     if held_out is None:
         return ()
@@ -166,7 +172,7 @@ def _probes(
 
     def validate(step: int, model: Any) -> dict[str, float]:
         del step
-        batches = inputs.in_order(recipe, runtime, source, ranks=fabric.world_size, rank=fabric.global_rank)
+        batches = inputs.in_order(recipe, runtime, source, folder, ranks=fabric.world_size, rank=fabric.global_rank)
         mean, std = augmentation.mean, augmentation.std
         result = measure(model, batches, len(source.classes or ()), device=fabric.device, mean=mean, std=std)
         return {"val_top1": result.top1, "val_macro": result.macro}
@@ -191,7 +197,8 @@ def _publish(job: loop.Job, train: Source) -> None:
         return
     if isinstance(method, MaskedAutoencoder):
         files.make_folder(job.folder / "previews")
-        fixed = next(iter(inputs.in_order(job.recipe, job.runtime, subset(train, range(min(8, len(train)))))))
+        first = subset(train, range(min(8, len(train))))
+        fixed = next(iter(inputs.in_order(job.recipe, job.runtime, first, None)))
         picture = reconstruction_png(method, fixed, job.recipe)
         files.write_bytes(job.folder / "previews" / f"step_{job.rate.total_steps}.png", picture)
     files.publish_folder(job.folder / "encoder", timm_folder.contents(method.encoder, job.recipe, None))

@@ -20,6 +20,14 @@ def shared_data() -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep listings, indices and downloads of a test out of the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("MAE_LITE_CACHE", str(folder))
+    monkeypatch.setenv("MAE_LITE_DATA", str(folder / "torchvision"))
+
+
 @pytest.fixture
 def arrow_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put converted parquet files under the test's own folder."""

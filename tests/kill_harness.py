@@ -20,7 +20,7 @@ import torch
 import torch._dynamo  # the optimiser imports it at its first step: once here instead of once per fork
 
 from mae_lite import files, training
-from mae_lite.data.sources import open_source
+from mae_lite.data.opening import open_source
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy

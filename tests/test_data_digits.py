@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_lite.data.sources import check_classes, few_labels, open_source, stratified_split, subset
+from mae_lite.data.opening import open_source
+from mae_lite.data.sources import Subset, subset
+from mae_lite.data.splits import aligned, few_labels, stratified_split
 from mae_lite.errors import ConfigError, DataError
+from tests import toy
 
 
 def test_digits_are_scikit_learns() -> None:
@@ -19,7 +22,7 @@ def test_digits_are_scikit_learns() -> None:
     bunch = load_digits()
     train, test = open_source("digits"), open_source("digits", "test")
     assert len(train) + len(test) == 1797
-    assert (train.channels, train.in_memory, train.classes) == (1, True, tuple("0123456789"))
+    assert (train.split, train.in_memory, train.classes) == ("train", True, tuple("0123456789"))
     known = {
         np.rint(image * 255 / 16).astype(np.uint8).tobytes(): int(label)
         for image, label in zip(bunch.images, bunch.target, strict=True)
@@ -27,7 +30,7 @@ def test_digits_are_scikit_learns() -> None:
     seen = []
     for source in (train, test):
         for index in range(len(source)):
-            image = source.image(index, 1)
+            image = toy.picture(source, index, 1)
             assert (image.mode, image.size) == ("L", (8, 8))
             seen.append(image.tobytes())
             assert known[seen[-1]] == source.labels[index]
@@ -50,7 +53,7 @@ RECORDED_DIGEST = "36be179b3c1d6f4b"
 
 def test_digits_in_colour_repeat_the_grey_values() -> None:
     source = open_source("digits")
-    colour, grey = np.asarray(source.image(3, 3)), np.asarray(source.image(3, 1))
+    colour, grey = np.asarray(toy.picture(source, 3, 3)), np.asarray(toy.picture(source, 3, 1))
     assert (colour == grey[..., None]).all() and colour.shape == (8, 8, 3)
 
 
@@ -66,9 +69,9 @@ def test_subset_is_a_view() -> None:
     view = subset(source, [5, 3, 9])
     assert len(view) == 3 and view.classes == source.classes
     assert view.labels.tolist() == source.labels[[5, 3, 9]].tolist()
-    assert view.image(1, 1).tobytes() == source.image(3, 1).tobytes()
+    assert toy.picture(view, 1, 1).tobytes() == toy.picture(source, 3, 1).tobytes()
     again = pickle.loads(pickle.dumps(view))
-    assert again.image(2, 1).tobytes() == source.image(9, 1).tobytes()
+    assert toy.picture(again, 2, 1).tobytes() == toy.picture(source, 9, 1).tobytes()
     assert view.fingerprint() == again.fingerprint() != subset(source, [5, 3, 8]).fingerprint()
 
 
@@ -130,15 +133,28 @@ def test_few_labels_name_the_class_that_lacks(
     assert words in str(caught.value) and "Fix: " in str(caught.value)
 
 
-def test_check_classes() -> None:
+def test_labels_mean_the_same_class_as_in_training(caplog: pytest.LogCaptureFixture) -> None:
     train, test = open_source("digits"), open_source("digits", "test")
-    check_classes(train.classes, train.name, test)
+    assert aligned(test, train.classes, train.name) is test
+    labels = test.labels.copy()
+    test.classes = tuple("1023456789")
+    swapped = aligned(test, train.classes, train.name)
+    assert swapped.classes == train.classes and not caplog.records
+    assert swapped.labels.tolist() == [{0: 1, 1: 0}.get(label, label) for label in labels.tolist()]
+    assert toy.picture(swapped, 5, 1).tobytes() == toy.picture(test, 5, 1).tobytes()
     test.classes = tuple("012345678x")
     with pytest.raises(DataError, match=r"(?s)extra 'x'; missing '9'.*Fix: "):
-        check_classes(train.classes, train.name, test)
-    test.classes = tuple("1023456789")
-    with pytest.raises(DataError, match="another order"):
-        check_classes(train.classes, train.name, test)
+        aligned(test, train.classes, train.name)
     test.classes = None
     with pytest.raises(DataError, match="missing"):
-        check_classes(train.classes, train.name, test)
+        aligned(test, train.classes, train.name)
+    with pytest.raises(DataError, match="extra"):
+        aligned(train, None, "photos")
+
+
+def test_a_class_without_validation_images_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    train, test = open_source("digits"), open_source("digits", "test")
+    fewer = Subset(test, np.flatnonzero(test.labels > 0), test.labels[test.labels > 0] - 1, tuple("123456789"))
+    view = aligned(fewer, train.classes, train.name)
+    assert view.classes == train.classes and view.labels.tolist() == test.labels[test.labels > 0].tolist()
+    assert "lacks 1 classes of the training data: '0'" in caplog.text

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from mae_lite.data.images import decode
-from mae_lite.errors import ConfigError, DataError
+from mae_lite.data.sources import Example
+from mae_lite.errors import DataError
 
 Array = npt.NDArray[np.uint8]
 
@@ -35,8 +36,8 @@ def noise(height: int = 24, width: int = 40) -> Image.Image:
 
 def pixels(data: bytes, channels: int = 3) -> Array:
     """Return what the guard makes of a file."""
-    image = decode(data, channels, "golden")
-    assert image.mode == {1: "L", 3: "RGB"}[channels]
+    image = decode(Example("golden", data), channels)
+    assert isinstance(image, Image.Image) and image.mode == {1: "L", 3: "RGB"}[channels]
     return np.asarray(image)
 
 
@@ -135,7 +136,7 @@ def test_first_frame_of_several(kind: str) -> None:
 def check_error(data: bytes | Path, *words: str) -> None:
     """Assert that the guard refuses a file by the error contract."""
     with pytest.raises(DataError) as caught:
-        decode(data, 3, "album/odd name.jpg")
+        decode(Example("album/odd name.jpg", data), 3)
     text = str(caught.value)
     assert caught.value.exit_code == 3
     assert "album/odd name.jpg" in text and "\nFix: " in text
@@ -176,7 +177,7 @@ def test_any_bytes_give_an_image_or_a_data_error(junk: bytes, kind: str, keep: i
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # not even a warning reaches the user
         try:
-            decode(FILES[kind][:keep] + junk, 3, "junk")
+            decode(Example("junk", FILES[kind][:keep] + junk), 3)
         except DataError as error:
             assert "'junk'" in str(error)
 
@@ -197,13 +198,13 @@ def test_any_bytes_give_an_image_or_a_data_error(junk: bytes, kind: str, keep: i
 )
 def test_what_is_no_image_is_named(data: bytes, words: str) -> None:
     with pytest.raises(DataError, match=words):
-        decode(data, 3, "x")
+        decode(Example("x", data), 3)
 
 
 def test_paths(tmp_path: Path) -> None:
     path = tmp_path / "a b.png"
     path.write_bytes(FILES["png"])
-    assert np.asarray(decode(path, 3, str(path))).tolist() == np.asarray(noise()).tolist()
+    assert np.asarray(decode(Example(str(path), path), 3)).tolist() == np.asarray(noise()).tolist()
     check_error(tmp_path / "none.png", "No such file")
     check_error(tmp_path, "directory")
     path.write_bytes(FILES["png"][:100])
@@ -231,14 +232,14 @@ def test_formats_outside_the_list_are_refused() -> None:
     check_error(encoded(noise(), "TGA"), "no image of a known kind")
 
 
-def test_channels_other_than_one_and_three_are_a_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)encoder.channels.*\nFix: "):
-        decode(FILES["png"], 4, "x")
+def test_an_image_has_the_channels_of_the_model_or_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"(?s)found 3, expected 4.*\nFix: --encoder.channels 3"):
+        decode(Example("x", FILES["png"]), 4)
 
 
 def test_the_pixels_do_not_need_the_file_any_more(tmp_path: Path) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(FILES["jpeg"])
-    image = decode(path, 3, "x")
+    image = decode(Example("x", path), 3)
     path.unlink()
-    assert image.resize((2, 2)).size == (2, 2)
+    assert isinstance(image, Image.Image) and image.resize((2, 2)).size == (2, 2)

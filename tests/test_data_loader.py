@@ -15,10 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_lite.config import Augmentation
-from mae_lite.data.loader import Batch, Plan, evaluation_loader, to_device, training_loader
-from mae_lite.data.sources import Source, open_source, subset
+from mae_lite.data.bad_files import BadFiles
+from mae_lite.data.loader import Batch, Plan, evaluation_loader, to_device, training_loader, watched
+from mae_lite.data.opening import open_source
+from mae_lite.data.sources import Source, subset
 from mae_lite.data.transforms import EvalTransform, TrainTransform
 from mae_lite.errors import ConfigError, DataError, DiskError
+from tests import toy
 from tests.test_data_folder import plant
 
 AUGMENTATION = Augmentation(crop_scale=(0.3, 1.0), rotate_degrees=10.0, erasing=0.5, mean=(0.5,), std=(0.25,))
@@ -180,7 +183,7 @@ def test_evaluation_sees_every_sample_once_in_order(digits: Source, ranks: int, 
     ]
     images, labels, ids = joined(batches)
     assert ids.tolist() == list(range(100)) and labels.tolist() == digits.labels.tolist()
-    assert images[42, 0].numpy().tolist() == np.asarray(digits.image(42, 1)).tolist()
+    assert images[42, 0].numpy().tolist() == np.asarray(toy.picture(digits, 42, 1)).tolist()
     assert max(len(batch.ids) for batch in batches) <= batch_size
 
 
@@ -197,12 +200,12 @@ def test_a_bad_image_reaches_the_caller_whole(tmp_path: Path, workers: int) -> N
     bad = tmp_path / "a/5.png"
     bad.write_bytes(bad.read_bytes()[:40])
     loader = evaluation_loader(source, EvalTransform(Augmentation(), 4, 3), batch_size=2, channels=3, workers=workers)
-    batches, seen = iter(loader), []
+    seen = []
     with pytest.raises(DataError) as caught:
-        for batch in batches:
+        for batch in watched(loader, BadFiles("test", 8, "fail", None)):
             seen.append(batch)
     assert len(seen) == 2  # what comes before is delivered
-    assert caught.value.what == f"image {str(bad)!r} cannot be read"
+    assert caught.value.what.startswith(f"image {str(bad)!r} cannot be read: damaged or truncated")
     assert str(caught.value).count("Fix: ") == 1 and "Traceback" not in str(caught.value)
 
 
@@ -267,5 +270,5 @@ def test_everything_a_worker_needs_can_be_pickled(digits: Source) -> None:
     transform = TrainTransform(Augmentation(randaugment="rand-m9-mstd0.5-inc1"), 8, 3)
     again = pickle.loads(pickle.dumps((digits, transform)))
     u = np.full(48, 0.4, dtype=np.float32)
-    image = digits.image(0, 3)
-    assert (again[1](again[0].image(0, 3), u, 5) == transform(image, u, 5)).all()
+    image = toy.picture(digits, 0, 3)
+    assert (again[1](toy.picture(again[0], 0, 3), u, 5) == transform(image, u, 5)).all()

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mae_lite.data.opening import open_source
 from mae_lite.data.parquet import Parquet
-from mae_lite.data.sources import Split, open_source
+from mae_lite.data.sources import Split
 from mae_lite.errors import DataError, DiskError
+from tests import toy
 from tests.test_data_images import encoded, solid
 
 pa: Any = pytest.importorskip("pyarrow")
@@ -55,7 +57,7 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 def red(source: object, index: int) -> int:
     """Return the red value of an image."""
     assert isinstance(source, Parquet)
-    pixel = source.image(index, 3).getpixel((0, 0))
+    pixel = toy.picture(source, index, 3).getpixel((0, 0))
     assert isinstance(pixel, tuple)
     return int(pixel[0])
 
@@ -76,7 +78,7 @@ def test_hugging_face_layout(tmp_path: Path, spec: str) -> None:
     source = open_source(spec.format(write(tmp_path / "x.parquet", [1, 0, 1, 1, 0])))
     assert source.classes == ("cat", "dog") and source.labels.tolist() == [1, 0, 1, 1, 0]
     assert [red(source, index) for index in range(5)] == [0, 1, 2, 3, 4]
-    assert (source.channels, source.in_memory) == (3, False)
+    assert (source.in_memory, source.split) == (False, None)
     assert "5 images in 2 classes" in source.describe()
 
 
@@ -113,7 +115,7 @@ def test_splits_by_file_name(tmp_path: Path) -> None:
     assert len(open_source(str(tmp_path), "test")) == 2  # no name says a split: taken whole
     write(tmp_path / "cifar_train.parquet", [0] * 3)
     assert len(open_source(str(tmp_path))) == 3
-    fails(tmp_path, "'cifar_train.parquet'", "test or val", split="test")
+    fails(tmp_path, "only 'train'", "test or testing", split="test")
     write(tmp_path / "validation-0.parquet", [0] * 4)
     assert len(open_source(str(tmp_path), "test")) == 4
     write(tmp_path / "test.parquet", [0] * 5)
@@ -189,7 +191,7 @@ def test_an_undecodable_image_names_file_and_row(tmp_path: Path) -> None:
     write(tmp_path / "train-1.parquet", [0, 0], data=[one, one[:30]])
     source = open_source(str(tmp_path))
     with pytest.raises(DataError, match=r"train-1\.parquet row 1'"):
-        source.image(4, 3)
+        toy.picture(source, 4, 3)
 
 
 @pytest.mark.usefixtures("arrow_cache")
@@ -234,7 +236,7 @@ def test_cifar10_equals_its_parquet_rows(shared_data: Path) -> None:
     for index in (0, 511, 999):
         assert source._encoded(group + index) == rows["image"][index].as_py()["bytes"]
         assert source.labels[group + index] == rows["label"][index].as_py()
-    assert source.image(49999, 3).size == (32, 32)
+    assert toy.picture(source, 49999, 3).size == (32, 32)
     start = time.perf_counter()
     for index in range(0, 50000, 50):
         source._encoded(index)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mae_lite import costs, training
 from mae_lite.config import IMAGENET_MEAN, IMAGENET_STD
 from mae_lite.data.loader import Batch, to_device
-from mae_lite.data.sources import open_source
+from mae_lite.data.opening import open_source
 from mae_lite.errors import CheckpointError, ConfigError, DataError
 from mae_lite.evaluation.accuracy import Accuracy, measure
 from mae_lite.evaluation.classifier import as_text, evaluate_run
@@ -167,7 +167,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def digits() -> tuple[Tensor, Tensor]:
     """Return the test digits as the recipes normalise them, [B, 1, 8, 8], and their labels."""
     source, augmentation = open_source("digits", "test"), toy.classifier().augmentation
-    pixels = torch.stack([torch.from_numpy(np.array(source.image(i, 1))) for i in range(len(source))]).unsqueeze(1)
+    pixels = torch.stack([torch.from_numpy(np.array(toy.picture(source, i, 1))) for i in range(len(source))]).unsqueeze(
+        1
+    )
     return (pixels / 255 - augmentation.mean[0]) / augmentation.std[0], torch.from_numpy(source.labels)
 
 
@@ -308,7 +310,7 @@ def test_preview_of_a_finished_run(finished: dict[str, Path]) -> None:
     assert file.name == "step_6.png"
     original, seen, painted = cut(file.read_bytes(), side=8, zoom=8, columns=8)
     source, recipe = open_source("digits"), toy.mae()
-    pixels = np.stack([np.asarray(source.image(index, 1)) for index in range(8)])
+    pixels = np.stack([np.asarray(toy.picture(source, index, 1)) for index in range(8)])
     method = build(recipe, 0)
     assert isinstance(method, MaskedAutoencoder)
     visible = visible_pixels(method, recipe.seed, 8, 8)

@@ -20,9 +20,12 @@ README = (ROOT / "README.md").read_text()
 TINY = {"encoder.depth": "1", "global-batch-size": "8", "stop-after-steps": "1", "workers": "0", "tensorboard": "false"}
 
 
-def blocks(language: str) -> list[str]:
-    """Return the code blocks of the README in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+DATA_PAGE = (ROOT / "docs" / "data.md").read_text()
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    """Return the code blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def with_override(line: str) -> list[str]:
@@ -76,6 +79,14 @@ def test_documented_commands_run(workplace: Path, capsys: pytest.CaptureFixture[
     for line in lines:
         assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
     assert (workplace / "runs" / "photos-fine" / "eval").is_dir()
+
+
+def test_commands_of_the_data_page_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line for block in blocks("bash", DATA_PAGE) for line in block.splitlines()]
+    assert len(lines) >= 4
+    for line in lines:
+        assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
+    assert (workplace / "runs" / "check-photos" / "preview.png").exists()
 
 
 def test_documented_python_runs(workplace: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mae_lite import config, costs, methods, recipes
+from mae_lite.config import Reading
 from mae_lite.errors import ConfigError
 from mae_lite.models.vit import build_classifier, build_encoder
 
@@ -153,8 +154,10 @@ def parameters(module: nn.Module) -> int:
 def test_every_number_of_the_paper(name: str) -> None:
     table = RECIPES[name]
     ours = flat(recipes.get(name).model_dump(exclude={"name", "note", "parent"}))
-    # The architecture's name and the seed are no numbers of the paper; all other settings must be in the table.
-    assert {setting: value for setting, value in ours.items() if setting not in ("encoder.name", "seed")} == table
+    # The architecture's name, the seed and how files are read are no numbers of the paper; all else is in the table.
+    elsewhere = ("encoder.name", "seed", *(f"reading.{field}" for field in Reading.model_fields))
+    assert {setting: value for setting, value in ours.items() if setting not in elsewhere} == table
+    assert recipes.get(name).reading == Reading()
 
 
 @pytest.mark.parametrize(

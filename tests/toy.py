@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from mae_lite import recipes
 from mae_lite.config import Recipe, Runtime
+from mae_lite.data.images import decode
+from mae_lite.data.sources import Source
 
 _ENCODER = {"image_size": 8, "patch_size": 4, "channels": 1, "width": 16, "depth": 1, "num_heads": 2}
 
@@ -53,3 +57,10 @@ def runtime(out: Path, **changes: Any) -> Runtime:
         "out": str(out),
     }
     return Runtime.model_validate({**settings, **changes})
+
+
+def picture(source: Source, index: int, channels: int) -> Image.Image:
+    """Return an image of a source as the guard decodes it: grey for 1 channel, colour for 3."""
+    image = decode(source.example(index), channels)
+    assert isinstance(image, Image.Image)
+    return image

@@ -1,41 +1,40 @@
 """The only module that opens images: any file a user may have becomes plain 8-bit pixels, or a clear error.
 
-Rules, the same in training and in evaluation:
+Rules, the same in training and in evaluation, set by :class:`mae_lite.config.Reading`:
 
 * EXIF orientation is applied; an unreadable EXIF block means "not turned".
 * Transparency is composited over black. ICC profiles are ignored, as the field's training sets were made so.
 * 16-bit images keep their upper 8 bits, over the full range; Pillow alone would clip them to white.
 * Of animations and multi-page files, the first frame counts.
-* A truncated file is an error; its missing part is never filled in.
+* A truncated file is an error; its missing part is never filled in. Rot inside a JPEG that still decodes cannot be seen
+  here; only hashes of a good copy tell (``mae-lite check --compare-hashes``).
+* Other than 1 or 3 channels come from NumPy files and TIFF; there, as many pages as channels are one image.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
+import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from mae_lite.errors import ConfigError, DataError
-
-MAX_PIXELS = 100_000_000
-"""Largest width x height that is decoded; the header tells, before any memory is taken."""
+from mae_lite.config import Reading
+from mae_lite.data.pixels import Picture, from_array, from_pillow, orientation
+from mae_lite.data.sources import Encoded, Example
+from mae_lite.errors import DataError
 
 # An allow-list: Pillow's other readers are rarely used and have been the source of decompression bombs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-_MODES = {1: "L", 3: "RGB"}
-_ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_NUMPY = b"\x93NUMPY"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", *_TIFF)
 _LOOKS_LIKE = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself (run: git lfs pull)",
     b"<!doctype html": "a web page",
@@ -47,69 +46,137 @@ _LOOKS_LIKE = {
 }
 
 
-def decode(data: bytes | Path, channels: int, name: str) -> Image.Image:
+def decode(example: Example, channels: int, reading: Reading = Reading()) -> Picture:  # noqa: B008  # it is frozen
     """Decode one image completely.
 
     Args:
-        data: the encoded file, or where it is.
-        channels: 1 for grey (mode "L"), 3 for colour (mode "RGB").
-        name: what to call the image in an error, e.g. its path.
+        example: the encoded file, where it is, or its pixels.
+        channels: 1 for grey, 3 for colour; another number takes the file's own channels, which must be as many.
+        reading: rules of conversion.
 
     Returns:
         The image, turned upright, in 8 bits per channel, with all pixels in memory.
 
     Raises:
-        DataError: when the file is missing, damaged, truncated, too large or of an unknown kind; names the image.
-        ConfigError: when ``channels`` is neither 1 nor 3.
+        DataError: when the file is missing, damaged, truncated, too large, too small, of an unknown kind, or has other
+            channels; names the image.
     """
-    if channels not in _MODES:
-        raise ConfigError(
-            "encoder.channels", found=str(channels), expected="1 (grey) or 3 (colour)", fix="--encoder.channels 3"
-        )
+    data, name = example.data, example.name
     try:
         with warnings.catch_warnings():
             # Sizes are checked below, and Pillow's other warnings (odd EXIF, odd TIFF tags) leave the pixels right.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as image:
-                _check_size(image.size, name)
-                image.load()
-                return _upright(_convert(image, _MODES[channels], name), image)
+            return _decode(data, channels, reading, name)
     except (DataError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
-        raise _too_large(str(error), name) from error
-    except Exception as error:  # damaged files make Pillow raise nearly anything: SyntaxError, struct.error, ...
+    except Exception as error:  # damaged files make the libraries raise nearly anything: SyntaxError, struct.error, ...
         raise DataError(
             f"image {name!r} cannot be read",
             found=_reason(data, error),
-            expected=f"a complete image file ({', '.join(_FORMATS)})",
+            expected=f"a complete image file ({', '.join(_FORMATS)}, npy)",
             fix="replace it by an intact copy, or remove it from the data set",
         ) from error
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise _too_large(f"{size[0]} x {size[1]} pixels", name)
+def _decode(data: Encoded, channels: int, reading: Reading, name: str) -> Picture:
+    if isinstance(data, np.ndarray):
+        _check_size(data.shape[:2] if data.ndim > 1 else (1, data.size), reading, name)
+        return from_array(data, channels, reading, name)
+    if isinstance(data, Image.Image):
+        _check_size(data.size, reading, name)
+        return from_pillow(data, channels, reading, name)
+    head = _head(data)
+    if head.startswith(_NUMPY):
+        return from_array(_numpy(data, reading, name), channels, reading, name)
+    if head.startswith(_TIFF) and channels not in (1, 3):
+        return from_array(_tiff(data, channels, reading, name), channels, reading, name)
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as image:
+            _check_size(image.size, reading, name)
+            image.load()
+            return from_pillow(image, channels, reading, name)
+    except Image.DecompressionBombError as error:
+        raise _too_large(str(error), reading, name) from error
+    except UnidentifiedImageError:
+        if not head.startswith(_TIFF):
+            raise
+    return from_array(_tiff(data, channels, reading, name), channels, reading, name)
 
 
-def _too_large(found: str, name: str) -> DataError:
+def _head(data: bytes | Path) -> bytes:
+    if isinstance(data, bytes):
+        return data[:64]
+    with data.open("rb") as handle:
+        return handle.read(64)
+
+
+def _numpy(data: bytes | Path, reading: Reading, name: str) -> npt.NDArray[Any]:
+    """Return the array of a NumPy file; its header is checked before memory is taken, and objects are refused."""
+    if isinstance(data, Path):
+        with data.open("rb") as handle:
+            return _array_in(handle, data.stat().st_size, reading, name)
+    return _array_in(io.BytesIO(data), len(data), reading, name)
+
+
+def _array_in(handle: BinaryIO, size: int, reading: Reading, name: str) -> npt.NDArray[Any]:
+    version = np.lib.format.read_magic(handle)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = header(handle)
+    sides = sorted(shape, reverse=True)[:2] if len(shape) > 1 else [1, *shape]
+    _check_size((sides[0], sides[1]), reading, name)
+    expected = handle.tell() + int(np.prod(shape, dtype=object)) * kind.itemsize
+    if kind.hasobject or expected != size:
+        raise DataError(
+            f"image {name!r} is not an array of numbers",
+            found="Python objects" if kind.hasobject else f"{size} bytes for shape {list(shape)} of {kind}",
+            expected="numbers only" if kind.hasobject else f"{expected} bytes",
+            fix="save it again with numpy.save, or remove it from the data set",
+        )
+    handle.seek(0)
+    array: npt.NDArray[Any] = np.load(handle, allow_pickle=False)
+    return array
+
+
+def _tiff(data: bytes | Path, channels: int, reading: Reading, name: str) -> npt.NDArray[Any]:
+    """Return the channels of a TIFF that Pillow cannot read, [H, W, C] or [H, W]."""
+    with tifffile.TiffFile(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+        page: Any = file.pages[0]
+        _check_size((page.imagewidth, page.imagelength), reading, name)
+        if page.ndim == 2 and len(file.pages) == channels:
+            pages: list[Any] = [file.pages[number].asarray() for number in range(channels)]
+            return np.stack(pages, axis=2)
+        pixels: npt.NDArray[Any] = page.asarray()
+        return np.moveaxis(pixels, page.axes.index("S"), 2) if page.ndim == 3 and "S" in page.axes else pixels
+
+
+def _check_size(size: tuple[int, ...], reading: Reading, name: str) -> None:
+    if size[0] * size[1] > reading.max_pixels:
+        raise _too_large(f"{size[0]} x {size[1]} pixels", reading, name)
+    if min(size[:2]) < reading.smallest_side:
+        raise DataError(
+            f"image {name!r} is too small",
+            found=f"{size[0]} x {size[1]} pixels",
+            expected=f"sides of at least {reading.smallest_side} pixels (reading.smallest_side)",
+            fix="remove it from the data set, or have it enlarged with --reading.smallest-side 1",
+        )
+
+
+def _too_large(found: str, reading: Reading, name: str) -> DataError:
     return DataError(
         f"image {name!r} is too large to decode",
         found=found,
-        expected=f"at most {MAX_PIXELS:,} pixels",
-        fix="scale it down beforehand, or remove it from the data set",
+        expected=f"at most {reading.max_pixels:,} pixels",
+        fix="scale it down beforehand, remove it, or raise --reading.max-pixels",
     )
 
 
-def _reason(data: bytes | Path, error: Exception) -> str:
+def _reason(data: Encoded, error: Exception) -> str:
     """Say what the file is instead of an image, as far as its first bytes tell."""
-    if isinstance(data, Path):
-        if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError):
-            return f"{error.strerror}"
-        with data.open("rb") as handle:
-            head = handle.read(64)
-    else:
-        head = data[:64]
+    if isinstance(error, OSError) and error.errno is not None and isinstance(data, Path):
+        return str(error.strerror)
+    if not isinstance(data, bytes | Path):
+        return f"{type(error).__name__}: {error}"
+    head = _head(data)
     if not head:
         return "an empty file (0 bytes)"
     if not head.strip(b"\0"):
@@ -117,48 +184,53 @@ def _reason(data: bytes | Path, error: Exception) -> str:
     for start, kind in _LOOKS_LIKE.items():
         if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(start):
             return kind
-    if isinstance(error, UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError) and not head.startswith(_IMAGES):
         return f"no image of a known kind (its first bytes are {head[:12]!r})"
-    return f"damaged or truncated content ({type(error).__name__}: {error})"
+    detail = (
+        "its header breaks off" if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
+    )
+    return f"damaged or truncated content ({detail})"
 
 
-def _upright(image: Image.Image, original: Image.Image) -> Image.Image:
-    try:
-        turn = _TURNS.get(original.getexif().get(_ORIENTATION, 1))
-    except Exception:  # the EXIF block is broken, the pixels are not: viewers and training sets alike ignore it
-        turn = None
-    return image if turn is None else image.transpose(turn)
+@dataclass(frozen=True)
+class Facts:
+    """What the header of an image file says."""
+
+    kind: str
+    """File format and colour mode, e.g. "JPEG RGB"."""
+    width: int
+    height: int
+    notes: tuple[str, ...]
+    """What is done to it on reading, e.g. "turned upright"."""
 
 
-def _convert(image: Image.Image, mode: str, name: str) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _reduced(image, name)
+def facts(example: Example, reading: Reading) -> Facts:
+    """Return what the header says; call it for images that :func:`decode` could read."""
+    data = example.data
+    if isinstance(data, np.ndarray) or (not isinstance(data, Image.Image) and _head(data).startswith(_NUMPY)):
+        array = data if isinstance(data, np.ndarray) else _numpy(data, reading, example.name)
+        return Facts(f"array {array.dtype}", array.shape[1], array.shape[0], ())
+    if isinstance(data, Image.Image):
+        return Facts(f"pixels {data.mode}", *data.size, ())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as image:
+                return Facts(f"{image.format} {image.mode}", *image.size, tuple(_notes(image, reading)))
+        except UnidentifiedImageError:
+            with tifffile.TiffFile(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+                page: Any = file.pages[0]
+                return Facts(f"TIFF {page.dtype} x {page.samplesperpixel}", page.imagewidth, page.imagelength, ())
+
+
+def _notes(image: Image.Image, reading: Reading) -> Iterator[str]:
+    if orientation(image) is not None:
+        yield "turned upright" if reading.turn_upright else "left lying as stored"
+    if image.mode.startswith(("I", "F")):
+        yield "reduced to 8 bits"
     if image.has_transparency_data:
-        colours = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", colours.size, (0, 0, 0, 255)), colours).convert("RGB")
-    if image.mode == mode:
-        return image
-    # Pillow converts every mode to RGB, but not every mode (CMYK, palettes) to grey.
-    return image.convert(mode) if image.mode in ("1", "L") else image.convert("RGB").convert(mode)
-
-
-def _reduced(image: Image.Image, name: str) -> Image.Image:
-    """Return an image of more than 8 bits per pixel (modes I, I;16*, F) in mode L.
-
-    The range is the one of the format (16 bits; 0 to 1 or 0 to 255 for float), never the image's own, so that
-    a dark image stays dark. 16 bits keep their upper 8, which is also what Pillow does for 16-bit colour.
-    """
-    pixels = np.asarray(image)
-    low, high = float(pixels.min()), float(pixels.max())
-    if image.mode == "F" and 0 <= low and high <= 255:
-        scaled = np.rint(pixels * (255.0 if high <= 1 else 1.0))
-    elif image.mode != "F" and 0 <= low and high <= 65535:
-        scaled = pixels >> 8
-    else:
-        raise DataError(
-            f"image {name!r} has values of unknown range",
-            found=f"{low:g} to {high:g} in Pillow's mode {image.mode!r}",
-            expected="0 to 65535 for integers, 0 to 1 or 0 to 255 for floating point",
-            fix="convert it to an 8-bit or 16-bit file beforehand",
-        )
-    return Image.fromarray(scaled.astype(np.uint8))
+        yield f"put on a background of {reading.background}"
+    if image.info.get("icc_profile"):
+        yield "colour profile applied" if reading.apply_profile else "colour profile ignored"
+    if getattr(image, "n_frames", 1) > 1:
+        yield "only its first frame taken"

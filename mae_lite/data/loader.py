@@ -9,7 +9,7 @@ import atexit
 import signal
 import weakref
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -18,12 +18,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mae_lite import draws
+from mae_lite.config import Reading
+from mae_lite.data import images
+from mae_lite.data.bad_files import BadFile, BadFiles, bad_file, none_left
+from mae_lite.data.pixels import Picture
 from mae_lite.data.plan import Indices, Key, Plan
 from mae_lite.data.sources import Source
 from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform
 from mae_lite.errors import ConfigError, DataError, DiskError
 
-__all__ = ["Batch", "Loader", "Plan", "evaluation_loader", "to_device", "training_loader"]
+__all__ = ["Batch", "Loader", "Plan", "evaluation_loader", "to_device", "training_loader", "watched"]
+
+_REPLACEMENTS = 10
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,12 @@ class Batch:
     ids: torch.Tensor
     """[B] int64, position of each sample in its source."""
 
+    bad: tuple[BadFile, ...] = ()
+    """Images that could not be read; others stand in their place, or in evaluation none."""
+
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from where a GPU copies without waiting; PyTorch calls this."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.ids.pin_memory())
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.ids.pin_memory(), self.bad)
 
 
 @dataclass(frozen=True)
@@ -60,28 +69,59 @@ class _Keys:
 class _Samples(Dataset["Batch | DataError"]):
     """Whole batches by key. An error is returned instead of raised, for PyTorch would rebuild it from text alone."""
 
-    def __init__(self, source: Source, channels: int, transform: TrainTransform | EvalTransform, seed: int) -> None:
-        self.source, self.channels, self.transform, self.seed = source, channels, transform, seed
+    def __init__(
+        self, source: Source, reading: Reading, channels: int, transform: TrainTransform | EvalTransform, seed: int
+    ) -> None:
+        self.source, self.reading, self.channels = source, reading, channels
+        self.transform, self.seed = transform, seed
 
     def __getitem__(self, key: Key) -> Batch | DataError:
         epoch, indices = key
+        bad: list[BadFile] = []
         try:
-            images = np.stack(list(self._images(epoch, indices)))
+            found = list(self._samples(epoch, indices, bad))
         except DataError as error:
             return error
-        return Batch(
-            torch.from_numpy(images), torch.from_numpy(self.source.labels[indices]), torch.from_numpy(indices.copy())
-        )
+        ids = np.array([sample[0] for sample in found if sample is not None], dtype=np.int64)
+        pixels = [sample[1] for sample in found if sample is not None]
+        size = self.transform.image_size
+        stacked = np.stack(pixels) if pixels else np.empty((0, self.channels, size, size), dtype=np.uint8)
+        labels = torch.from_numpy(self.source.labels[ids])
+        return Batch(torch.from_numpy(stacked), labels, torch.from_numpy(ids), tuple(bad))
 
-    def _images(self, epoch: int, indices: Indices) -> Iterator[Pixels]:
+    def _samples(self, epoch: int, indices: Indices, bad: list[BadFile]) -> Iterator[tuple[int, Pixels] | None]:
+        """Yield each image and its position; for a bad one another in training, None in evaluation."""
         if isinstance(self.transform, EvalTransform):
             for index in indices.tolist():
-                yield self.transform(self.source.image(index, self.channels))
+                picture = self._picture(index, bad)
+                yield None if picture is None else (index, self.transform(picture))
             return
         uniforms = draws.uniform(draws.key(self.seed, "augment", epoch), indices, DRAWS)
         for index, row in zip(indices.tolist(), uniforms, strict=True):
-            key = draws.key(self.seed, "transform", epoch, index)
-            yield self.transform(self.source.image(index, self.channels), row, key)
+            chosen, picture = self._readable(epoch, index, bad)
+            # The draws of the place in the epoch, not of the image: one that stands in twice looks different each time.
+            yield chosen, self.transform(picture, row, draws.key(self.seed, "transform", epoch, index))
+
+    def _readable(self, epoch: int, index: int, bad: list[BadFile]) -> tuple[int, Picture]:
+        """Return image ``index``, or another in its place that depends on seed, epoch and ``index`` alone."""
+        picture, chosen = self._picture(index, bad), index
+        for attempt in range(_REPLACEMENTS):
+            if picture is not None:
+                return chosen, picture
+            place = draws.key(self.seed, "replacement", epoch, index, attempt)
+            chosen = int(float(draws.uniform(place, [0], 1)[0, 0]) * len(self.source))
+            picture = self._picture(chosen, bad)
+        raise none_left(self.source.name, bad)
+
+    def _picture(self, index: int, bad: list[BadFile]) -> Picture | None:
+        name = f"{self.source.name} image {index}"
+        try:
+            example = self.source.example(index)
+            name = example.name
+            return images.decode(example, self.channels, self.reading)
+        except DataError as error:
+            bad.append(bad_file(index, name, error))
+            return None
 
 
 class Loader:
@@ -109,7 +149,7 @@ class Loader:
         """Yield the batches.
 
         Raises:
-            DataError: when an image cannot be read; the same as in the worker.
+            DataError: when no image that can be read was found to replace a bad one; the same as in the worker.
             DiskError: when a worker process died.
         """
         batches = _checked(iter(self._loader))
@@ -150,6 +190,7 @@ def training_loader(
     plan: Plan,
     *,
     channels: int,
+    reading: Reading = Reading(),  # noqa: B008  # it is frozen
     start_step: int,
     stop_step: int,
     workers: int = 0,
@@ -161,7 +202,8 @@ def training_loader(
         source: training images; ``plan.samples`` of them.
         transform: augmentation.
         plan: order and division of the samples.
-        channels: 1 or 3.
+        channels: of the images.
+        reading: rules by which files become pixels.
         start_step: first update, counted from the start of training.
         stop_step: update before which to stop.
         workers: processes that read ahead; 0 reads in this one.
@@ -180,7 +222,7 @@ def training_loader(
             expected=f"the {len(source)} images of {source.name!r}",
             fix="make the plan from the source that is loaded",
         )
-    samples = _Samples(source, channels, transform, plan.seed)
+    samples = _Samples(source, reading, channels, transform, plan.seed)
     return Loader(samples, _Keys(plan, start_step, stop_step), workers, pin_memory)
 
 
@@ -190,12 +232,13 @@ def evaluation_loader(
     *,
     batch_size: int,
     channels: int,
+    reading: Reading = Reading(),  # noqa: B008  # it is frozen
     workers: int = 0,
     ranks: int = 1,
     rank: int = 0,
     pin_memory: bool = False,
 ) -> Loader:
-    """Load every sample exactly once over all ranks, in order; the last batch may be smaller.
+    """Load every sample exactly once over all ranks, in order; the last batch may be smaller, or one with bad images.
 
     Each rank has a contiguous share. Shares differ by at most one sample, so that ranks may have different
     numbers of batches: wait for each other after the loop, not in it.
@@ -203,7 +246,19 @@ def evaluation_loader(
     first, last = len(source) * rank // ranks, len(source) * (rank + 1) // ranks
     starts = range(first, last, batch_size)
     keys = [(0, np.arange(start, min(start + batch_size, last), dtype=np.int64)) for start in starts]
-    return Loader(_Samples(source, channels, transform, seed=0), keys, workers, pin_memory)
+    return Loader(_Samples(source, reading, channels, transform, seed=0), keys, workers, pin_memory)
+
+
+def watched(batches: Iterable[Batch], bad_files: BadFiles) -> Iterator[Batch]:
+    """Pass on ``batches`` that have images, and tell ``bad_files`` of those that they lack.
+
+    Raises:
+        DataError: when there are more bad images than are allowed.
+    """
+    for batch in batches:
+        bad_files.add(batch.bad)
+        if len(batch.ids):
+            yield batch
 
 
 def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...], std: tuple[float, ...]) -> Batch:
@@ -218,9 +273,9 @@ def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...],
     Returns:
         The batch on the device, with float32 images.
     """
-    moved = Batch(*(tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.ids)))
+    images, labels, ids = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.ids))
     centre, spread = (torch.tensor(values).view(1, -1, 1, 1).to(device, non_blocking=True) for values in (mean, std))
-    return replace(moved, images=moved.images.float().div_(255).sub_(centre).div_(spread))
+    return Batch(images.float().div_(255).sub_(centre).div_(spread), labels, ids, batch.bad)
 
 
 def _unchanged(item: Any) -> Any:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from mae_lite import draws
 from mae_lite.config import Augmentation
+from mae_lite.data.pixels import Picture, planes
 from mae_lite.errors import ConfigError
 
 Pixels = npt.NDArray[np.uint8]
@@ -42,27 +43,38 @@ class TrainTransform:
         Args:
             augmentation: what to do and how strongly.
             image_size: side of the output, in pixels.
-            channels: 1 or 3, as the images come.
+            channels: of the images.
 
         Raises:
-            ConfigError: when RandAugment is asked for grey images, or its string is wrong.
+            ConfigError: when RandAugment is asked for other than colour images, or its string is wrong.
         """
         self.augmentation, self.image_size, self.channels = augmentation, image_size, channels
         self._rand_augment = None
         if augmentation.randaugment is not None:
             self._rand_augment = _rand_augment(augmentation.randaugment, augmentation, image_size, channels)
 
-    def __call__(self, image: Image.Image, u: Uniforms, key: int) -> Pixels:
-        """Transform one image.
+    def __call__(self, picture: Picture, u: Uniforms, key: int) -> Pixels:
+        """Transform one image; all its channels alike.
 
         Args:
-            image: mode "L" for 1 channel, "RGB" for 3, any size.
+            picture: any size.
             u: [DRAWS] uniform numbers in [0, 1).
             key: key of this sample for what draws its own numbers (RandAugment, erasing).
 
         Returns:
             [C, H, W] uint8.
         """
+        parts = [self._moved(part, u) for part in planes(picture)]
+        if self._rand_augment is not None:
+            with draws.seeded_globals(key):
+                parts = [self._rand_augment(part) for part in parts]
+        pixels = _channels_first(parts)
+        if u[_ERASE] < self.augmentation.erasing:
+            erase(pixels, self.augmentation.mean, self.augmentation.std, draws.generator(key))
+        return pixels
+
+    def _moved(self, image: Image.Image, u: Uniforms) -> Image.Image:
+        """Crop, resize, flip and shift."""
         augmentation, size = self.augmentation, self.image_size
         if augmentation.crop_scale is not None:
             left, top, width, height = crop_box(image.size, augmentation.crop_scale, augmentation.crop_ratio, u[_CROP])
@@ -74,13 +86,7 @@ class TrainTransform:
         moves = (augmentation.rotate_degrees, augmentation.shear_degrees, augmentation.translate)
         if any(moves) or augmentation.zoom != (1.0, 1.0):
             image = _affine(image, augmentation, u)
-        if self._rand_augment is not None:
-            with draws.seeded_globals(key):
-                image = self._rand_augment(image)
-        pixels = _channels_first(image)
-        if u[_ERASE] < augmentation.erasing:
-            erase(pixels, augmentation.mean, augmentation.std, draws.generator(key))
-        return pixels
+        return image
 
 
 class EvalTransform:
@@ -91,8 +97,11 @@ class EvalTransform:
         self.image_size, self.channels = image_size, channels
         self.short_side = round(image_size / augmentation.eval_crop)
 
-    def __call__(self, image: Image.Image) -> Pixels:
-        """Return the centre of ``image`` (any size) as [C, H, W] uint8."""
+    def __call__(self, picture: Picture) -> Pixels:
+        """Return the centre of an image of any size as [C, H, W] uint8."""
+        return _channels_first([self._centre(part) for part in planes(picture)])
+
+    def _centre(self, image: Image.Image) -> Image.Image:
         size, (width, height) = self.image_size, image.size
         short = min(width, height)
         wide = int(self.short_side * width / short), int(self.short_side * height / short)
@@ -100,10 +109,10 @@ class EvalTransform:
         if wide[0] * wide[1] > _MAX_RESIZED:  # the same pixels up to rounding, without those that are cut off
             x, y = width / wide[0], height / wide[1]
             box = (left * x, top * y, (left + size) * x, (top + size) * y)
-            return _channels_first(image.resize((size, size), Image.Resampling.BICUBIC, box))
+            return image.resize((size, size), Image.Resampling.BICUBIC, box)
         if short != self.short_side:
             image = image.resize(wide, Image.Resampling.BICUBIC)
-        return _channels_first(image.crop((left, top, left + size, top + size)))
+        return image.crop((left, top, left + size, top + size))
 
 
 def crop_box(size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], u: Uniforms) -> Box:
@@ -225,7 +234,9 @@ def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
     return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
 
 
-def _channels_first(image: Image.Image) -> Pixels:
-    pixels: Pixels = np.asarray(image)
-    # A copy in either case: arrays made from Pillow's memory are read-only.
+def _channels_first(parts: list[Image.Image]) -> Pixels:
+    """Return one grey or colour image, or the channels of another, as [C, H, W]; always a copy that may be written."""
+    if len(parts) > 1:
+        return np.stack([np.asarray(part) for part in parts])
+    pixels: Pixels = np.asarray(parts[0])
     return pixels[None].copy() if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mae_lite.data.loader import Batch, to_device
+from mae_lite.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ def measure(
 
     Where torch.distributed is initialised, each rank counts its own batches and all return the same sums. A
     score that is not a number never counts as a hit.
+
+    Raises:
+        DataError: when the batches hold no image at all.
     """
     was_training = model.training
     model.eval()
@@ -85,6 +89,12 @@ def _summary(confusion: Tensor, top5: int) -> Accuracy:
     per_class = tuple(hit / total if total else None for hit, total in zip(hits, totals, strict=True))
     present = [share for share in per_class if share is not None]
     images = sum(totals)
+    if not images:
+        raise DataError(
+            "there is no accuracy of no images",
+            found="not one that could be read",
+            fix="run mae-lite check DATA to see what is wrong with them",
+        )
     return Accuracy(
         images=images,
         top1=sum(hits) / images,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from mae_lite import config, files
-from mae_lite.data.loader import evaluation_loader
-from mae_lite.data.sources import Source, Split, check_classes, open_source
+from mae_lite.data.bad_files import BadFiles
+from mae_lite.data.loader import evaluation_loader, watched
+from mae_lite.data.opening import open_source
+from mae_lite.data.sources import Source, Split
+from mae_lite.data.splits import aligned
 from mae_lite.data.transforms import EvalTransform
 from mae_lite.errors import ConfigError, DataError
-from mae_lite.evaluation.accuracy import measure
-from mae_lite.evaluation.load import load_run
+from mae_lite.evaluation.accuracy import Accuracy, measure
+from mae_lite.evaluation.load import LoadedRun, load_run
 
 
 def evaluate_run(
@@ -24,6 +27,7 @@ def evaluate_run(
     *,
     batch_size: int = 256,
     workers: int = 0,
+    on_bad: Literal["fail", "skip"] = "fail",
 ) -> dict[str, Any]:
     """Measure a classifier on a labelled set and write ``eval/NAME.json`` into its run folder.
 
@@ -33,40 +37,63 @@ def evaluate_run(
         split: which split of data that has several.
         batch_size: images per forward pass; it does not change the result.
         workers: processes that read images.
+        on_bad: whether an unreadable image ends the evaluation, or is left out (at most 10 or 0.1 %) and counted.
 
     Returns:
         Shares in 0 to 1: ``top1``, ``top5`` (None below six classes), ``macro``, ``per_class``, and what was measured.
 
     Raises:
         ConfigError: when the run is not a classifier.
-        DataError: when the images have no labels or other classes, or are the training images unasked.
+        DataError: when the images have no labels or other classes, are unreadable, or are the training images unasked.
     """
     loaded = load_run(run)
+    spec = data or loaded.data
+    source, fingerprint = _labelled(loaded, run, spec, split)
+    bad_files = BadFiles(split, len(source), on_bad, path=None)
+    accuracy = _accuracy(loaded, source, bad_files, batch_size, workers)
+    numbers = asdict(accuracy)
+    per_class = dict(zip(source.classes or (), numbers.pop("per_class"), strict=True))
+    about = {"run": str(run), "step": loaded.step, "data": spec, "split": split, "unreadable": bad_files.count}
+    result = {**about, **numbers, "per_class": per_class}
+    files.make_folder(run / "eval")
+    name = f"{split}-{files.sha256(spec.encode())[:8]}.json"
+    files.write_json(run / "eval" / name, {**result, "fingerprint": fingerprint})
+    return result
+
+
+def _accuracy(loaded: LoadedRun, source: Source, bad_files: BadFiles, batch_size: int, workers: int) -> Accuracy:
+    encoder, augmentation = loaded.recipe.encoder, loaded.recipe.augmentation
+    loader = evaluation_loader(
+        source,
+        EvalTransform(augmentation, encoder.image_size, encoder.channels),
+        batch_size=batch_size,
+        channels=encoder.channels,
+        reading=loaded.recipe.reading,
+        workers=workers,
+    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return measure(
+        loaded.model.to(device),
+        watched(loader, bad_files),
+        len(source.classes or ()),
+        device=device,
+        mean=augmentation.mean,
+        std=augmentation.std,
+    )
+
+
+def _labelled(loaded: LoadedRun, run: Path, spec: str, split: Split) -> tuple[Source, dict[str, int | str]]:
+    """Open the images to measure on, with the class numbers of the run, and return their fingerprint too."""
     if not isinstance(loaded.recipe.method, config.Supervised) or loaded.classes is None:
         raise ConfigError(
             f"{str(run)!r} is a pre-training run: it has no classes to be right or wrong about",
             fix=f"fine-tune it first: mae-lite finetune RECIPE --init {run} --data DATA",
         )
-    spec = data or loaded.data
     source = open_source(spec, split)
     if source.classes is None:
         raise DataError(f"{spec!r} has no labels", fix="give labelled images with --data")
-    check_classes(loaded.classes, loaded.data, source)
     fingerprint = _fingerprint(source, split, loaded.data)
-    encoder, augmentation = loaded.recipe.encoder, loaded.recipe.augmentation
-    transform = EvalTransform(augmentation, encoder.image_size, encoder.channels)
-    batches = evaluation_loader(source, transform, batch_size=batch_size, channels=encoder.channels, workers=workers)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = loaded.model.to(device)
-    mean, std = augmentation.mean, augmentation.std
-    accuracy = measure(model, batches, len(loaded.classes), device=device, mean=mean, std=std)
-    numbers = asdict(accuracy)
-    per_class = dict(zip(loaded.classes, numbers.pop("per_class"), strict=True))
-    result = {"run": str(run), "step": loaded.step, "data": spec, "split": split, **numbers, "per_class": per_class}
-    files.make_folder(run / "eval")
-    name = f"{split}-{files.sha256(spec.encode())[:8]}.json"
-    files.write_json(run / "eval" / name, {**result, "fingerprint": fingerprint})
-    return result
+    return aligned(source, loaded.classes, loaded.data), fingerprint
 
 
 def _fingerprint(source: Source, split: Split, trained_on: str) -> dict[str, int | str]:
@@ -92,6 +119,7 @@ def as_text(result: dict[str, Any]) -> str:
     """Return the accuracy as a short table."""
     lines = [
         f"{result['run']}, step {result['step']}, on {result['images']} images of {result['data']} ({result['split']})",
+        *([f"  {result['unreadable']} more could not be read"] if result["unreadable"] else []),
         f"  top-1          {_percent(result['top1'])}",
         *([f"  top-5          {_percent(result['top5'])}"] if result["top5"] is not None else []),
         f"  macro average  {_percent(result['macro'])}",

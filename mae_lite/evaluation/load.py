@@ -189,4 +189,8 @@ def load_initial(method: Method, recipe: config.Recipe, init: str | None) -> Non
     elif not any(name.startswith("decoder.") for name in tensors):
         _log.warning("%s has no decoder: it starts anew", init)
         fresh.append("decoder.*")
+    elif tensors["encoder.patch_embed.proj.weight"].shape[1] != recipe.encoder.channels:
+        _log.warning("%s painted other channels: the decoder's last layer starts anew", init)
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("decoder.pred.")}
+        fresh.append("decoder.pred.*")
     weights.load_into(method, tensors, new=fresh, dropped=dropped, source=init)

@@ -67,5 +67,7 @@ def _png(rows: list[np.ndarray]) -> bytes:
             large = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
             sheet[y * cell : y * cell + side * zoom, x * cell : x * cell + side * zoom] = large
     buffer = io.BytesIO()
-    Image.fromarray(sheet.squeeze(-1) if sheet.shape[-1] == 1 else sheet).save(buffer, format="PNG")
+    # Of more than three channels the first three are shown, of two the first.
+    shown = sheet[..., :3] if sheet.shape[-1] >= 3 else sheet[..., 0]
+    Image.fromarray(np.ascontiguousarray(shown)).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -150,3 +150,19 @@ def resized_positions(table: Tensor, positions: int) -> Tensor:
     grid = table[:, 1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)  # [1, D, old, old]
     grid = nn.functional.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([table[:, :1].float(), grid.flatten(2).transpose(1, 2)], dim=1).to(table.dtype)
+
+
+def adapted_projection(weight: Tensor, channels: int) -> Tensor:
+    """Make a patch projection [D, C, p, p] read images of another number of channels, and say so.
+
+    One channel gets the sum over all: a grey image then gives what it gave as equal channels. More or fewer get the
+    channels in turn, scaled so that the sum over channels keeps its size.
+    """
+    old = weight.shape[1]
+    if old == channels:
+        return weight
+    if channels == 1:
+        _log.warning("patch projection: its %d channels were added up for images of 1", old)
+        return weight.sum(dim=1, keepdim=True)
+    _log.warning("patch projection: its %d channels were repeated in turn for images of %d", old, channels)
+    return weight.repeat(1, math.ceil(channels / old), 1, 1)[:, :channels] * (old / channels)

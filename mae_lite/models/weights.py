@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_lite.errors import CheckpointError
-from mae_lite.models.vit import resized_positions
+from mae_lite.models.vit import adapted_projection, resized_positions
 
 _log = logging.getLogger(__name__)
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -131,7 +131,7 @@ def load_into(
     dropped: Sequence[str] = (),
     source: str,
 ) -> None:
-    """Load ``tensors`` into ``model``; position tables are resized aloud, everything else must fit.
+    """Load ``tensors`` into ``model``; positions and the patch projection's channels are adapted aloud, all else fits.
 
     Args:
         model: receives the tensors.
@@ -148,6 +148,8 @@ def load_into(
     for key, value in fitting.items():
         if key.endswith("pos_embed") and value.shape[1:2] != own[key].shape[1:2] and value.ndim == 3:
             fitting[key] = resized_positions(value, own[key].shape[1])
+        elif key.endswith("patch_embed.proj.weight") and value.ndim == 4:
+            fitting[key] = adapted_projection(value, own[key].shape[1])
     problems = [f"{key}: missing" for key in own if key not in fitting and not _matches(key, new)]
     problems += [f"{key}: not in the model" for key in tensors if key not in own and not _matches(key, dropped)]
     problems += [

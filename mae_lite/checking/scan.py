@@ -1,0 +1,133 @@
+"""Every image of a source decoded once, in several processes, and reduced to a few numbers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mae_lite.config import Reading
+from mae_lite.data import images
+from mae_lite.data.bad_files import BadFile, bad_file
+from mae_lite.data.pixels import Picture, planes
+from mae_lite.data.sources import Encoded, Source
+from mae_lite.errors import DataError
+
+Values = npt.NDArray[np.float64]
+_CHUNK = 64
+_SAMPLED = 64
+"""Pixels along each side that a channel's mean is taken from; a regular grid of them."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of one readable image."""
+
+    index: int
+    name: str
+    facts: images.Facts
+    digest: bytes
+    """SHA-256 of the encoded file, or of the pixels where there is none."""
+    mean: Values
+    """[C] mean of pixels in 0 to 1."""
+    square: Values
+    """[C] mean of their squares."""
+    grey: bool
+    """Whether all channels are nearly equal."""
+
+
+def scan(source: Source, reading: Reading, channels: int, workers: int) -> Iterator[Seen | BadFile]:
+    """Look at every image, in order.
+
+    Args:
+        source: the images.
+        reading: rules by which files become pixels.
+        channels: of the model.
+        workers: processes; 0 looks in this one.
+
+    Raises:
+        DiskError: when a process died.
+    """
+    chunks = [range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)]
+    if workers == 0 or len(chunks) < 2:
+        for chunk in chunks:
+            yield from _look(source, reading, channels, chunk)
+        return
+    context = multiprocessing.get_context("spawn")  # Arrow's threads do not survive a fork
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (source, reading, channels)) as pool:
+        waiting: deque[concurrent.futures.Future[list[Seen | BadFile]]] = deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(_look_here, chunk))
+                if len(waiting) > 2 * workers:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+_job: tuple[Source, Reading, int]
+
+
+def _start_worker(source: Source, reading: Reading, channels: int) -> None:
+    global _job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    _job = source, reading, channels
+
+
+def _look_here(chunk: range) -> list[Seen | BadFile]:
+    return _look(*_job, chunk)
+
+
+def _look(source: Source, reading: Reading, channels: int, chunk: range) -> list[Seen | BadFile]:
+    return [_one(source, reading, channels, index) for index in chunk]
+
+
+def _one(source: Source, reading: Reading, channels: int, index: int) -> Seen | BadFile:
+    name = f"{source.name} image {index}"
+    try:
+        example = source.example(index)
+        name = example.name
+        picture = images.decode(example, channels, reading)
+        facts = images.facts(example, reading)
+        digest = _digest(example.data)
+    except DataError as error:
+        return bad_file(index, name, error)
+    except OSError as error:  # it went away between two looks
+        return BadFile(index, name, f"cannot be read: {error.strerror or error}")
+    pixels = _grid(picture)
+    grey = bool((pixels.max(axis=0) - pixels.min(axis=0)).max() < 0.03)
+    return Seen(index, name, facts, digest, pixels.mean(axis=1), (pixels**2).mean(axis=1), grey)
+
+
+def _digest(data: Encoded) -> bytes:
+    if isinstance(data, Path):
+        with data.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").digest()
+    if isinstance(data, Image.Image):
+        data = np.asarray(data)
+    if isinstance(data, np.ndarray):
+        data = f"{data.dtype}{data.shape}".encode() + np.ascontiguousarray(data).tobytes()
+    return hashlib.sha256(data).digest()
+
+
+def _grid(picture: Picture) -> Values:
+    """Return a regular grid of pixels, [C, n] in 0 to 1; resizing would narrow the spread of the values."""
+    channels = []
+    for part in planes(picture):
+        pixels = np.asarray(part)
+        rows, columns = (max(1, side // _SAMPLED) for side in pixels.shape[:2])
+        sampled = pixels[::rows, ::columns].reshape(-1, 1 if pixels.ndim == 2 else pixels.shape[2])
+        channels.append(sampled.T)
+    return np.concatenate(channels) / 255.0

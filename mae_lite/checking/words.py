@@ -1,0 +1,127 @@
+"""The result of a check in words: a short table, and advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mae_lite.config import Recipe
+
+_SHOWN = 8
+
+
+def as_text(summary: dict[str, Any]) -> str:
+    """Return the numbers of one set as lines for a terminal."""
+    classes = summary["classes"]
+    labels = "without labels" if classes is None else f"in {len(classes):,} classes"
+    lines = [f"{_plain(summary['data'])}: {summary['images']:,} images {labels}, {summary['readable']:,} readable"]
+    if summary["readable"]:
+        side, mean, std = summary["short_side_px"], summary["mean"], summary["std"]
+        lines += [
+            f"  formats     {_counts(summary['kinds'])}",
+            f"  short side  {side['min']:,} to {side['max']:,} px, median {side['median']:,.0f}; "
+            f"longest to shortest side at most {summary['longest_to_shortest']:g} : 1",
+        ]
+        if summary["treated"]:
+            lines.append(f"  on reading  {_counts(summary['treated'])}")
+        lines.append(f"  mean, std   {_numbers(mean)}, {_numbers(std)} (pixels in 0 to 1)")
+    if classes:
+        lines.append(f"  classes     {_balance(classes)}")
+    if summary["copies"]:
+        across = summary["copies_across_classes"]
+        other = f", {across:,} of them under another label" if across else ""
+        lines.append(f"  copies      {summary['copies']:,} images repeat the content of another{other}")
+    if summary["bad"]:
+        lines.append(f"  bad         {len(summary['bad']):,} cannot be read; training goes on with up to "
+                     f"{summary['bad_allowed']:,}")  # fmt: skip
+        lines += [f"    {_plain(item['image'])} {_plain(item['reason'])}" for item in summary["bad"][:_SHOWN]]
+        if len(summary["bad"]) > _SHOWN:
+            lines.append(f"    and {len(summary['bad']) - _SHOWN:,} more")
+    return "\n".join(lines)
+
+
+def advice(summary: dict[str, Any], recipe: Recipe) -> list[str]:
+    """Return what a person should know before training ``recipe`` on the set."""
+    return [*_about_labels(summary), *_about_pixels(summary, recipe), *_about_amount(summary, recipe)]
+
+
+def _about_labels(summary: dict[str, Any]) -> Iterator[str]:
+    classes = summary["classes"]
+    if classes is None:
+        yield "There are no labels: pre-training works, fine-tuning needs class folders or a CSV with labels."
+        return
+    filled = {name: count for name, count in classes.items() if count}
+    empty = sorted(set(classes) - set(filled))
+    if empty:
+        yield f"{len(empty)} classes have no image, e.g. {_plain(empty[0])!r}: --allow-empty-classes keeps them."
+    if len(filled) < 2:
+        yield "There is one class only: pre-training works, a classifier has nothing to tell apart."
+        return
+    single = [name for name, count in filled.items() if count == 1]
+    if len(single) == len(filled):
+        yield "Every class has one image: none can be set aside for validation; give --val-data."
+    elif single:
+        yield f"{len(single)} classes have one image, e.g. {_plain(single[0])!r}: they cannot be validated."
+    largest, smallest = max(filled.values()), min(filled.values())
+    if largest >= 10 * smallest:
+        yield (f"The largest class has {largest / smallest:,.0f} times the images of the smallest: read the macro "
+               "average of mae-lite evaluate, which counts every class alike.")  # fmt: skip
+
+
+def _about_pixels(summary: dict[str, Any], recipe: Recipe) -> Iterator[str]:
+    bad, limit, readable = len(summary["bad"]), summary["bad_allowed"], summary["readable"]
+    if bad > limit:
+        yield f"{bad:,} images cannot be read and training stops above {limit:,}: replace or remove them first."
+    if not readable:
+        return
+    median, size = summary["short_side_px"]["median"], recipe.encoder.image_size
+    if median * 2 < size:
+        small = " cifar10-mae-tiny is made for 32 px." if median <= 48 and size > 64 else ""
+        yield f"Half of the images have a short side of {median:.0f} px or less and are enlarged to {size}.{small}"
+    if summary["longest_to_shortest"] > 5:
+        yield f"Some images are {summary['longest_to_shortest']:g} times as long as wide: crops see little of them."
+    if recipe.encoder.channels == 3 and summary["grey"] > 0.9 * readable:
+        mean, std = (f"{sum(summary[name]) / len(summary[name]):.3f}" for name in ("mean", "std"))
+        yield (f"{summary['grey']:,} images are grey: --encoder.channels 1 --augmentation.mean {mean} "
+               f"--augmentation.std {std} saves work.")  # fmt: skip
+    if recipe.encoder.channels not in (1, 3):
+        yield f"Use --augmentation.mean {_numbers(summary['mean'])} --augmentation.std {_numbers(summary['std'])}."
+    if summary["copies"] > 0.01 * readable:
+        yield f"{summary['copies']:,} images are copies of others: a random validation part would hold some of them."
+
+
+def _about_amount(summary: dict[str, Any], recipe: Recipe) -> Iterator[str]:
+    if summary["images"] < recipe.global_batch_size:
+        yield (f"The set is smaller than the batch of {recipe.name}, {recipe.global_batch_size:,}: give "
+               f"--global-batch-size {max(1, min(256, summary['images'] // 4))}.")  # fmt: skip
+
+
+def about_overlap(train: str, other: str, pairs: int, images: int) -> list[str]:
+    """Return the advice on images that two sets share."""
+    if not pairs:
+        return []
+    return [f"{pairs:,} of the {images:,} images of {_plain(other)} are also in {_plain(train)}: accuracy on them says "
+            "little."]  # fmt: skip
+
+
+def _balance(classes: dict[str, int]) -> str:
+    ordered = sorted(classes.items(), key=lambda item: item[1])
+    (low_name, low), (high_name, high) = ordered[0], ordered[-1]
+    if low == high:
+        return f"{low:,} images in each"
+    return f"{low:,} ({_plain(low_name)!r}) to {high:,} ({_plain(high_name)!r}) images"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    shown = [f"{count:,} x {name}" for name, count in list(counts.items())[:_SHOWN]]
+    return ", ".join(shown) + (f" and {len(counts) - _SHOWN} kinds more" if len(counts) > _SHOWN else "")
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def _plain(text: str) -> str:
+    """Return a name without anything that a terminal would obey."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

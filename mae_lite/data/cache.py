@@ -1,0 +1,61 @@
+"""What is worth keeping between runs: tables derived from a data set, as memory-mapped Arrow files.
+
+They lie in ``MAE_LITE_CACHE``, by default ``~/.cache/mae_lite``, and may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mae_lite import files
+from mae_lite.errors import DiskError
+
+_ABOUT = b"mae_lite"
+
+
+def place(kind: str, facts: Any) -> Path:
+    """Return where the table of ``kind`` that belongs to ``facts`` (anything JSON takes) is kept."""
+    root = Path(os.environ.get("MAE_LITE_CACHE") or Path.home() / ".cache" / "mae_lite")
+    return root / kind / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}.arrow"
+
+
+def load(path: Path) -> tuple[Any, dict[str, Any]] | None:
+    """Open a kept table through a memory map.
+
+    Returns:
+        The pyarrow table and what :func:`save` was told about it; None when it is not there or not whole.
+    """
+    try:
+        handle = pa.memory_map(str(path))
+        table = pa.ipc.open_file(handle, options=pa.ipc.IpcReadOptions(use_threads=False)).read_all()
+        return table, json.loads(table.schema.metadata[_ABOUT])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+
+
+def save(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Keep a table: pyarrow arrays by name, and a few facts that JSON takes.
+
+    Raises:
+        DiskError: when it cannot be written; says how to move the cache.
+    """
+    table = pa.table(dict(columns)).replace_schema_metadata({_ABOUT: json.dumps(dict(about))})
+    try:
+        with files.published_file(path) as temporary, files.explained(path, "write"):
+            with pa.ipc.new_file(str(temporary), table.schema) as writer:
+                writer.write_table(table)
+    except DiskError as error:
+        raise moved(error, path) from error
+
+
+def moved(error: DiskError, path: Path) -> DiskError:
+    """Return ``error`` with the advice that helps here: another place for the cache."""
+    fix = f"set MAE_LITE_CACHE to a folder with room and write access, instead of {str(path.parents[1])!r}"
+    return DiskError(error.what, found=error.found, expected=error.expected, fix=fix)

@@ -1,0 +1,179 @@
+"""From what the user gave with ``--data`` to a source: kinds by name, and bare paths that are recognised aloud."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+from mae_lite.data.sources import Source, Split, some
+from mae_lite.data.splits import split_of
+from mae_lite.errors import ConfigError, DataError, nearest
+
+_log = logging.getLogger(__name__)
+
+KINDS = {
+    "digits": "digits",
+    "folder": "folder:PATH",
+    "csv": "csv:FILE.csv",
+    "parquet": "parquet:PATH",
+    "shards": "shards:'train-{000..127}.tar'",
+    "torchvision": "torchvision:cifar10",
+    "hf": "hf:PATH_OR_NAME",
+}
+"""Every kind with an example."""
+
+_CALLED = {
+    "folder": "a folder of images",
+    "csv": "a table of paths and labels",
+    "parquet": "parquet files",
+    "shards": "tar shards",
+    "hf": "a Hugging Face data set",
+}
+
+
+class _Request(NamedTuple):
+    kind: str
+    place: str
+    part: str | None
+    """What stands after "#": a split by name."""
+
+
+def open_source(spec: str, split: Split = "train", *, strict: bool = False, allow_empty: bool = False) -> Source:
+    """Open a data set.
+
+    Data without splits (a folder of classes, one parquet file) are taken whole whatever split is asked for. Where one
+    of validation and test images is missing, the other stands in, which is logged.
+
+    Args:
+        spec: "digits", "KIND:PLACE" with a kind of :data:`KINDS`, or a path whose kind is recognised; "#SPLIT" at the
+            end names the split instead of ``split``.
+        split: which part, where the data set has parts.
+        strict: whether nothing may stand in for a missing split.
+        allow_empty: whether a class folder may be empty; it stays a class.
+
+    Raises:
+        ConfigError: when the kind is unknown.
+        DataError: when nothing usable is at the path; says what is there.
+    """
+    request = _parse(spec)
+    named = None if request.part is None else split_of(request.part)
+    if request.part is not None and named is None and request.kind not in ("torchvision", "hf"):
+        raise ConfigError(
+            "data",
+            found=repr(spec),
+            expected=f"a split such as {', '.join(get_args(Split))} after #",
+            fix="--data X#val",
+        )
+    return _open(spec, request, named or split, strict or named is not None, allow_empty)
+
+
+def own_validation(spec: str, train: Source) -> Source | None:
+    """Return the validation images that a data set brings itself beside ``train``; None when it has none."""
+    if train.split is None or _parse(spec).part is not None:
+        return None
+    try:
+        source = open_source(spec, "val", strict=True)
+    except DataError as error:
+        _log.info("no validation images are read from %s: %s", spec, error.what)
+        return None
+    return source if source.split == "val" else None
+
+
+def _open(spec: str, request: _Request, split: Split, strict: bool, allow_empty: bool) -> Source:
+    kind, place, part = request
+    path = Path(place).expanduser()
+    match kind:
+        case "digits":
+            from mae_lite.data.digits import Digits
+
+            return Digits(split, strict=strict)
+        case "torchvision":
+            from mae_lite.data.torchvision_sets import TorchvisionSet
+
+            return TorchvisionSet(place, split, spec, part=part, strict=strict)
+        case "hf":
+            from mae_lite.data.hub import HubSet
+
+            return HubSet(place, split, spec, part=part, strict=strict)
+        case "shards":
+            from mae_lite.data.shards import Shards
+
+            return Shards(place, split, spec, strict=strict)
+    if not path.exists():
+        raise _missing(spec, path)
+    if kind == "csv":
+        from mae_lite.data.table import Table
+
+        return Table(path, split, spec, strict=strict)
+    if kind == "parquet":
+        from mae_lite.data.parquet import Parquet
+
+        return Parquet(path, split, spec, strict=strict)
+    from mae_lite.data.folder import Folder
+
+    return Folder(path, split, spec, strict=strict, allow_empty=allow_empty)
+
+
+def _parse(spec: str) -> _Request:
+    """Return what ``spec`` asks for; a path that exists is a path, whatever signs it has."""
+    part: str | None = None
+    place = spec
+    if not Path(spec).expanduser().exists() and "#" in spec:
+        place, part = spec.rsplit("#", 1)
+    if place == "digits":
+        return _Request("digits", "", part)
+    # Two letters at least, so that a drive such as C: stays part of a path.
+    match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]+):(.*)", place, flags=re.DOTALL)
+    if match is None or Path(place).exists():
+        return _Request(_recognised(place), place, part)
+    kind, rest = match.groups()
+    if kind not in KINDS or kind == "digits" or not rest:
+        close = next((option for option in KINDS if nearest(kind, [option])), "folder")
+        raise ConfigError(
+            "data",
+            found=repr(spec) + nearest(kind, KINDS),
+            expected=f"{', '.join(KINDS.values())}, or a path",
+            fix=f"--data {KINDS[close]}",
+        )
+    return _Request(kind, rest, part)
+
+
+def _recognised(place: str) -> str:
+    """Return the kind of what lies at a bare path, and say it."""
+    path = Path(place).expanduser()
+    kind = _kind_of(path)
+    if kind != "folder" and (kind == "shards" or path.exists()):
+        _log.info("%s is read as %s", place, _CALLED[kind])
+    return kind
+
+
+def _kind_of(path: Path) -> str:
+    suffixes = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".tar": "shards"}
+    if not path.is_dir():
+        return suffixes.get(path.suffix.lower(), "folder")
+    if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
+        return "hf"
+    try:
+        with os.scandir(path) as entries:  # once, for there may be a million
+            found = {suffixes.get(os.path.splitext(entry.name)[1].lower()) for entry in entries}
+    except OSError:  # the folder source says what is wrong
+        return "folder"
+    if "parquet" in found or any(path.glob("data/*.parquet")):
+        return "parquet"
+    return "shards" if "shards" in found else "folder"
+
+
+def _missing(spec: str, path: Path) -> DataError:
+    parent = path.absolute().parent
+    while not parent.is_dir():
+        parent = parent.parent
+    names = sorted(entry.name for entry in parent.iterdir() if not entry.name.startswith("."))
+    close = nearest(path.name, [*names, "digits"])
+    return DataError(
+        f"data {spec!r} does not exist",
+        found=f"in {str(parent)!r}: {some(names)}{close}",
+        fix="give an existing folder of images or parquet file with --data PATH, or --data digits to try things out",
+    )

@@ -1,0 +1,187 @@
+"""Pixels of any mode, depth and number of channels become 8-bit planes; nothing is clipped or guessed silently.
+
+Shapes: H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms
+
+from mae_lite.config import Reading
+from mae_lite.errors import DataError
+
+Picture = Image.Image | tuple[Image.Image, ...]
+"""A decoded image: mode "L" for 1 channel, "RGB" for 3, else one mode-"L" image for each channel."""
+
+_MODES = {1: "L", 3: "RGB"}
+_DEEP = ("I", "F")
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def planes(picture: Picture) -> tuple[Image.Image, ...]:
+    """Return the parts of a picture that are transformed alike: itself, or its channels."""
+    return picture if isinstance(picture, tuple) else (picture,)
+
+
+def from_pillow(image: Image.Image, channels: int, reading: Reading, name: str) -> Picture:
+    """Return a loaded Pillow image as a picture of ``channels`` channels.
+
+    Raises:
+        DataError: when its values have no known range, or it cannot have that many channels.
+    """
+    turn = orientation(image) if reading.turn_upright else None
+    deep = image.mode.startswith(_DEEP)
+    flat = _eight_bits(image, reading, name) if deep else image
+    if reading.apply_profile and not deep:
+        flat = _in_srgb(image, name)
+    result = _with_channels(flat, channels, reading, name)
+    if turn is None:
+        return result
+    return tuple(part.transpose(turn) for part in result) if isinstance(result, tuple) else result.transpose(turn)
+
+
+def from_array(pixels: npt.NDArray[Any], channels: int, reading: Reading, name: str) -> Picture:
+    """Return pixels [H, W], [H, W, C] or, where C = ``channels`` comes first, [C, H, W] as a picture.
+
+    Raises:
+        DataError: for another shape, another number of channels, or values of unknown range.
+    """
+    stack = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if stack.ndim == 3 and stack.shape[2] != channels and stack.shape[0] == channels:
+        stack = stack.transpose(1, 2, 0)
+    if stack.ndim != 3 or 0 in stack.shape:
+        raise DataError(
+            f"image {name!r} is not an array of pixels",
+            found=f"shape {list(pixels.shape)}",
+            expected="[height, width] or [height, width, channels]",
+            fix="save it in that shape, or remove it from the data set",
+        )
+    bytes_ = to_bytes(stack, reading, name)
+    count = stack.shape[2]
+    if channels in _MODES and count in _MODES:
+        flat = Image.fromarray(bytes_[:, :, 0] if count == 1 else np.ascontiguousarray(bytes_))
+        return flat if flat.mode == _MODES[channels] else flat.convert(_MODES[channels])
+    if count != channels:
+        raise _other_channels(count, channels, name)
+    return tuple(Image.fromarray(np.ascontiguousarray(bytes_[:, :, channel])) for channel in range(channels))
+
+
+def to_bytes(values: npt.NDArray[Any], reading: Reading, name: str) -> npt.NDArray[np.uint8]:
+    """Scale values of any numeric type to 0 to 255.
+
+    The range is the one of the format or of ``reading.value_range``, never the image's own, so that a dark image
+    stays dark. Whole numbers of 16 bits keep their upper 8, which is also what Pillow does for 16-bit colour.
+
+    Raises:
+        DataError: for values that are no numbers, or lie outside the range of their format.
+    """
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    whole = np.issubdtype(values.dtype, np.integer)
+    if not whole and not np.issubdtype(values.dtype, np.floating):
+        raise _unknown_range(f"values of type {values.dtype}", name)
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise _unknown_range("values that are no finite numbers", name)
+    if reading.value_range is not None and values.dtype != np.uint8:
+        bottom, top = reading.value_range
+        scaled = np.rint((values.astype(np.float64) - bottom) * 255.0 / (top - bottom))
+        return np.clip(scaled, 0, 255).astype(np.uint8)
+    if values.dtype == np.uint8:
+        return values
+    if whole and low >= 0 and high <= 65535:
+        return (values >> 8).astype(np.uint8)
+    if not whole and low >= 0 and high <= 255:
+        return np.rint(values * (255.0 if high <= 1 else 1.0)).astype(np.uint8)
+    raise _unknown_range(f"{low:g} to {high:g} in numbers of type {values.dtype}", name)
+
+
+def _unknown_range(found: str, name: str) -> DataError:
+    return DataError(
+        f"image {name!r} has values of unknown range",
+        found=found,
+        expected="0 to 65535 for whole numbers, 0 to 1 or 0 to 255 for floating point",
+        fix="say which values are black and white with --reading.value-range LOW HIGH, or convert the file",
+    )
+
+
+def _other_channels(count: int, channels: int, name: str) -> DataError:
+    return DataError(
+        f"image {name!r} has another number of channels than the model",
+        found=str(count),
+        expected=f"{channels} (encoder.channels)",
+        fix=f"--encoder.channels {count}, with --augmentation.mean and --augmentation.std for each",
+    )
+
+
+def orientation(image: Image.Image) -> Image.Transpose | None:
+    """Return how the EXIF block says to turn the image; None for not at all."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # the EXIF block is broken, the pixels are not: viewers and training sets alike ignore it
+        return None
+
+
+def _eight_bits(image: Image.Image, reading: Reading, name: str) -> Image.Image:
+    """Return an image of more than 8 bits per pixel (modes I, I;16*, F) in mode L."""
+    return Image.fromarray(to_bytes(np.asarray(image), reading, name))
+
+
+def _in_srgb(image: Image.Image, name: str) -> Image.Image:
+    """Return the image in sRGB, as its ICC profile says; without one it stays as it is."""
+    profile = image.info.get("icc_profile")
+    if not profile:
+        return image
+    colours = image if image.mode in ("RGB", "CMYK", "L") else image.convert("RGBA" if _transparent(image) else "RGB")
+    alpha = colours.getchannel("A") if colours.mode == "RGBA" else None
+    try:
+        target = ImageCms.createProfile("sRGB")
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        plain = colours.convert("RGB") if alpha is not None else colours
+        converted = ImageCms.profileToProfile(plain, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        raise DataError(
+            f"image {name!r} has a colour profile that cannot be applied",
+            found=f"{type(error).__name__}: {error}",
+            fix="save it without the profile, or leave profiles alone with --reading.apply-profile False",
+        ) from error
+    if converted is None:
+        return image
+    if alpha is not None:
+        converted.putalpha(alpha)
+    return converted
+
+
+def _transparent(image: Image.Image) -> bool:
+    return bool(image.has_transparency_data)
+
+
+def _with_channels(image: Image.Image, channels: int, reading: Reading, name: str) -> Picture:
+    if channels not in _MODES:
+        bands = image.split()
+        if len(bands) != channels:
+            raise _other_channels(len(bands), channels, name)
+        return bands
+    if _transparent(image):
+        colours = image.convert("RGBA")
+        behind = Image.new("RGBA", colours.size, (reading.background,) * 3 + (255,))
+        image = Image.alpha_composite(behind, colours).convert("RGB")
+    mode = _MODES[channels]
+    if image.mode == mode:
+        return image
+    # Pillow converts every mode to RGB, but not every mode (CMYK, palettes) to grey.
+    return image.convert(mode) if image.mode in ("1", "L") else image.convert("RGB").convert(mode)
