@@ -2,80 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from mae_lite import __version__, config, costs, overrides, recipes
-from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, DiskError, MaeLiteError, nearest
-
-
-class ListOptions(config.Config):
-    """Options of ``mae-lite recipes``."""
-
-    json_output: bool = False
-    """Print JSON with every setting instead of a table."""
-
-
-class EvaluateOptions(config.Config):
-    """Options of ``mae-lite evaluate``."""
-
-    data: str | None = None
-    """Labelled images; by default the test split of the run's own data."""
-    split: Literal["train", "test"] = "test"
-    """Split of data that has both."""
-    batch_size: int = Field(256, ge=1)
-    """Images per forward pass."""
-    workers: int = Field(0, ge=0)
-    """Processes that read images."""
-    on_bad: Literal["fail", "skip"] = "fail"
-    """An unreadable image ends the evaluation, or is left out and counted."""
-    json_output: bool = False
-    """Print JSON instead of a table."""
-
-
-class CheckOptions(config.Config):
-    """Options of ``mae-lite check``."""
-
-    recipe: str = "mae-tiny"
-    """Recipe whose reading rules, channels and augmentation are tried."""
-    channels: int | None = Field(None, ge=1)
-    """Channels of the images, where the recipe is for another number."""
-    val_data: str | None = None
-    """Validation images, to be checked as well and compared; by default the data's own validation split."""
-    sample: int | None = Field(None, ge=1)
-    """Look at this many images, drawn at random, instead of all."""
-    workers: int | None = Field(None, ge=0)
-    """Processes that read images; None chooses."""
-    on_bad: Literal["fail", "skip"] = "fail"
-    """Whether the exit code is 3 when a file is bad, or 0 as long as training would go on."""
-    save_hashes: str | None = None
-    """File to write the SHA-256 of every image to, in the format of sha256sum."""
-    compare_hashes: str | None = None
-    """Such a file, to find images that have changed since."""
-    out: str = "runs/check"
-    """Folder for check.json, preview.png and bad_files.csv."""
-    json_output: bool = False
-    """Print JSON instead of text (also --json)."""
-
-
-class DemoOptions(config.Config):
-    """Options of ``mae-lite demo``."""
-
-    out: str = "runs/demo"
-    """Folder for the runs and the page."""
-    processes: int = Field(2, ge=1)
-    """Runs carried out at once, one thread each."""
-    pretrain_steps: int | None = Field(None, ge=1)
-    """Shorter pre-training, for a quick look."""
-    finetune_steps: int | None = Field(None, ge=1)
-    """Shorter fine-tuning, for a quick look."""
+from mae_lite.cli_options import (
+    CheckOptions,
+    DemoOptions,
+    EvaluateOptions,
+    ListOptions,
+    ReportOptions,
+    WatchOptions,
+)
+from mae_lite.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    ConfigError,
+    DataError,
+    DiskError,
+    MaeLiteError,
+    nearest,
+    plain,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[_plain_handler()], force=True)
     logging.getLogger("mae_lite").setLevel(logging.INFO)
     try:
         return _dispatch(words)
@@ -91,8 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         if _first_rank() or not error.shared:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {plain(str(error))}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -102,6 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         explained = DiskError(str(error), fix="check the disk and the permissions; --debug shows where it happened")
         print(f"error: {explained}", file=sys.stderr)
         return explained.exit_code
+
+
+class _Plain(logging.Formatter):
+    """Names of files reach the terminal without anything that it would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message."""
+        return plain(super().format(record))
+
+
+def _plain_handler() -> logging.Handler:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain("%(message)s"))
+    return handler
 
 
 def _first_rank() -> bool:
@@ -227,6 +202,7 @@ def evaluate(words: Sequence[str]) -> int:
         batch_size=options.batch_size,
         workers=options.workers,
         on_bad=options.on_bad,
+        allow_empty=options.allow_empty_classes,
     )
     print(json.dumps(result, indent=2) if options.json_output else classifier.as_text(result))
     return 0
@@ -236,14 +212,15 @@ def check(words: Sequence[str]) -> int:
     """Look at every image of a data set, list the bad ones, preview and advise: mae-lite check DATA."""
     usage = "mae-lite check DATA [--recipe mae-tiny] [--val-data DATA] [--json]"
     data, rest = _positional(words, "the data set", usage, "mae-lite check photos")
-    options = _options(["--json-output" if word == "--json" else word for word in rest], CheckOptions, usage, {})
+    rest = ["--json-output" if word == "--json" else word for word in rest]
+    options = _options(rest, CheckOptions, usage, {"reading": config.Reading().model_dump()})
     from mae_lite.checking import check as checking
 
-    recipe = recipes.get(options.recipe)
+    recipe = recipes.derive(recipes.get(options.recipe), reading=options.reading.model_dump())
     if options.channels is not None and options.channels != recipe.encoder.channels:
-        plain: dict[str, Any] = {"mean": (0.5,) * options.channels, "std": (0.25,) * options.channels}
-        plain |= {} if options.channels == 3 else {"randaugment": None}
-        recipe = recipes.derive(recipe, encoder={"channels": options.channels}, augmentation=plain)
+        grey: dict[str, Any] = {"mean": (0.5,) * options.channels, "std": (0.25,) * options.channels}
+        grey |= {} if options.channels == 3 else {"randaugment": None}
+        recipe = recipes.derive(recipe, encoder={"channels": options.channels}, augmentation=grey)
     order = checking.Order(
         data=data,
         recipe=recipe,
@@ -255,9 +232,42 @@ def check(words: Sequence[str]) -> int:
         compare_hashes=None if options.compare_hashes is None else Path(options.compare_hashes),
     )
     summary = checking.check(order)
-    print(json.dumps(summary, indent=2) if options.json_output else checking.as_text(summary))
-    few = len(summary["bad"]) <= summary["bad_allowed"] and not summary.get("changed")
-    return DataError.exit_code if checking.failed(summary) and not (options.on_bad == "skip" and few) else 0
+    print(json.dumps(summary, indent=2) if options.json_output else plain(checking.as_text(summary)))
+    return DataError.exit_code if checking.failed(summary, options.on_bad) else 0
+
+
+def report(words: Sequence[str]) -> int:
+    """Write one HTML page about runs: mae-lite report RUN... [--out report.html]."""
+    paths, rest = _paths(words, "report")
+    options = _options(rest, ReportOptions, "mae-lite report RUN...", {})
+    from mae_lite.report import compose, page
+
+    found = compose.compose(paths, options.title)
+    page.write(found, Path(options.out))
+    print("\n".join(found.headline))
+    print(f"The page: {options.out}")
+    return 0
+
+
+def watch(words: Sequence[str]) -> int:
+    """Show runs in a browser of this machine while they go on: mae-lite watch RUN... [--port 8123]."""
+    paths, rest = _paths(words, "watch")
+    options = _options(rest, WatchOptions, "mae-lite watch RUN...", {})
+    from mae_lite.report.watch import Watch
+
+    server = Watch(paths, options.port, options.title)
+    print(f"{server.address}  (Ctrl-C ends it)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve()
+    return 0
+
+
+def _paths(words: Sequence[str], command: str) -> tuple[list[Path], list[str]]:
+    """Return the run folders at the beginning of ``words``, and the flags after them."""
+    usage = f"mae-lite {command} RUN... [--FIELD VALUE ...]"
+    _positional(words, "the run folder", usage, f"mae-lite {command} runs/NAME")
+    count = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    return [Path(word) for word in words[:count]], list(words[count:])
 
 
 def demo(words: Sequence[str]) -> int:
@@ -275,6 +285,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "report": report,
+    "watch": watch,
 }
 
 

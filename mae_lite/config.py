@@ -206,11 +206,12 @@ class Reading(Config):
     """Convert embedded ICC profiles to sRGB; the field's training sets were read without."""
     value_range: tuple[float, float] | None = None
     """Values that become 0 and 255 in images of more than 8 bits; what lies beyond is cut off. None takes the range of
-    the format: 0 to 65535 for whole numbers, 0 to 1 or 0 to 255 for floating point; what lies beyond is an error."""
+    the format: 0 to 65535 for whole numbers of 16 bits, 0 to 1 for floating point; anything else is an error."""
     smallest_side: int = Field(1, ge=1)
     """An image with a shorter side, in pixels, counts as bad; smaller ones than the model's input are enlarged."""
-    max_pixels: int = Field(100_000_000, ge=1)
-    """Width x height above which an image counts as bad; the header tells, before any memory is taken."""
+    max_pixels: int = Field(100_000_000, ge=1, le=178_956_970)
+    """Width x height above which an image counts as bad; the header tells, before any memory is taken. Pillow's own
+    limit, 178,956,970, cannot be passed."""
 
     @model_validator(mode="after")
     def _check(self) -> Reading:
@@ -402,6 +403,11 @@ class Runtime(Config):
     """Updates between two checkpoints; None saves every minute or so, at most 2 % of the time."""
     validate_every_epochs: float = Field(1.0, gt=0.0)
     """Epochs between two validations, where there are validation images."""
+    probe_every_epochs: float | None = Field(None, gt=0.0)
+    """Epochs between two probes of a pre-training run: kNN, linear probe, RankMe, feature deviation, previews. None
+    chooses about 20 times in the run, at least an epoch apart, at most 5 % of the images read; none below one epoch."""
+    probe_images: int = Field(2500, ge=0)
+    """Training images that probes look at, one in five to ask about; 0 leaves only the previews."""
     devices: int = Field(1, ge=1)
     """Devices on this machine."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -1,7 +1,7 @@
 """``mae-lite demo``: the whole road on handwritten digits, from unlabelled images to a page with the result.
 
 One MAE pre-training on all training digits without their labels, then fine-tuning with 2, 5 and 10 labels per
-class from MAE and from scratch, over three draws of the labels. Finished runs are not repeated.
+class from MAE and from scratch, over five draws of the labels. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from mae_lite import config, demo_results, files, recipes
 from mae_lite.data.sources import Source
 from mae_lite.demo_results import BASELINES, LABELS, MAE, METHODS, SEEDS, Cell
 from mae_lite.errors import EXIT_STOPPED
-from mae_lite.report import page
+from mae_lite.report import compose, page
+from mae_lite.report.read import BASELINES as BASELINES_FILE
 
 TRAINING_IMAGES = 1346
 T = TypeVar("T")
@@ -64,11 +65,13 @@ def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: i
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, the same command continues")
         return EXIT_STOPPED
-    files.write_json(out / "table.json", [[*cell, value] for cell, value in results.items()])
     print("\n" + demo_results.as_text(results))
-    path, folders = out / "report.html", {cell: stage.folder for cell, stage in stages.items()}
-    page.write(demo_results.as_page(pretraining.folder, folders, results), path)
-    print(f"\n{demo_results.headline(results)}\nThe page: {path}  ({time.monotonic() - start:.0f} s)")
+    files.write_json(out / BASELINES_FILE, demo_results.as_baselines(results))
+    path, shown = out / "report.html", [pretraining.folder, *(stage.folder for stage in stages.values())]
+    report = compose.compose(shown, demo_results.TITLE, demo_results.NOTES)
+    page.write(report, path)
+    print("\n" + "\n".join(report.headline))
+    print(f"The page: {path}  ({time.monotonic() - start:.0f} s)")
     return 0
 
 
@@ -126,6 +129,8 @@ def train_stage(stage: Stage) -> str:
         log_every_steps=100 if pretrains else 20,
         tensorboard=False,
         progress=pretrains,
+        probe_every_epochs=50.0 if pretrains else None,
+        probe_images=600,
         accelerator="cpu",
         workers=1 if pretrains else 0,
     )

@@ -12,6 +12,9 @@ from collections.abc import Iterable
 EXIT_STOPPED = 75
 """Exit code of a run that stopped early, saved its state and can be resumed (``EX_TEMPFAIL``)."""
 
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C where there is nothing to resume."""
+
 
 class MaeLiteError(Exception):
     """Base of all errors with an explanation for the user.
@@ -56,6 +59,10 @@ class DataError(MaeLiteError):
     exit_code = 3
 
 
+class SplitError(DataError):
+    """A data set that does not have the part that was asked for."""
+
+
 class CheckpointError(MaeLiteError):
     """Weights or a run folder that cannot be used as asked."""
 
@@ -72,6 +79,14 @@ class NumericsError(MaeLiteError):
     """A loss or gradient that is not finite."""
 
     exit_code = 6
+
+
+def plain(text: str) -> str:
+    """Return ``text`` without anything that a terminal would obey; line ends stay."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -9,20 +9,57 @@ from typing import Any
 COLOURS = {
     "mae": "#0072B2",
     "scratch": "#D55E00",
-    "scratch, longer": "#E69F00",
-    "1-nearest neighbour": "#666666",
-    "logistic regression": "#999999",
+    "supervised": "#009E73",
+    "mocov3": "#CC79A7",
+    "dino": "#56B4E9",
+    "simmim": "#E69F00",
 }
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+"""Of the pre-training methods: Okabe and Ito's palette, which colour-blind readers can tell apart."""
+_OTHERS = ("#7F7F7F", "#A6761D", "#B2ABD2", "#5E4FA2")
+_INK = "#262626"
+"""What matplotlib draws text and axes with; the page turns it into the colour of its own text, light or dark."""
 
 Series = tuple[Sequence[float], Sequence[float]]
 
 
-def curves(series: Mapping[str, Sequence[Series]], x_label: str, y_label: str, *, log_y: bool = False) -> str:
+def assign_colours(named: Mapping[str, str]) -> dict[str, str]:
+    """Return a colour for every name that stays with it throughout a page.
+
+    Args:
+        named: method of each name; the first name of a known method has the method's own colour, others are paler.
+    """
+    chosen: dict[str, str] = {}
+    used: dict[str, int] = {}
+    unknown = 0
+    for name, method in named.items():
+        if method not in COLOURS:
+            chosen[name] = _OTHERS[unknown % len(_OTHERS)]
+            unknown += 1
+            continue
+        chosen[name] = _paler(COLOURS[method], used.get(method, 0))
+        used[method] = used.get(method, 0) + 1
+    return chosen
+
+
+def _paler(colour: str, times: int) -> str:
+    share = 0.55 ** min(times, 3)
+    parts = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+    return "#" + "".join(f"{round(255 - (255 - part) * share):02X}" for part in parts)
+
+
+def curves(
+    series: Mapping[str, Sequence[Series]],
+    colours: Mapping[str, str],
+    x_label: str,
+    y_label: str,
+    *,
+    log_y: bool = False,
+) -> str:
     """Draw lines and return SVG text.
 
     Args:
-        series: for each method its runs, each as x and y values; runs of a method share colour and legend entry.
+        series: for each name its runs, each as x and y values; they share colour and legend entry.
+        colours: of the names.
         x_label: with its unit.
         y_label: with its unit.
         log_y: logarithmic y axis.
@@ -30,34 +67,49 @@ def curves(series: Mapping[str, Sequence[Series]], x_label: str, y_label: str, *
     axes, figure = _axes()
     for name, runs in series.items():
         for number, (x, y) in enumerate(runs):
-            colour = COLOURS.get(name, "#009E73")
-            axes.plot(x, y, color=colour, linewidth=1.4, alpha=0.85, label=name if number == 0 else None)
+            marker = "o" if len(x) == 1 else None
+            label = name if number == 0 else None
+            axes.plot(x, y, color=colours[name], linewidth=1.4, alpha=0.85, marker=marker, markersize=3.5, label=label)
     axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_y else "linear")
-    axes.legend(frameon=False)
+    _legend(axes, len(series))
     return _svg(figure)
 
 
-def points(groups: Sequence[str], values: Mapping[str, Sequence[Sequence[float]]], x_label: str, y_label: str) -> str:
+def points(
+    groups: Sequence[str],
+    values: Mapping[str, Sequence[Sequence[float]]],
+    colours: Mapping[str, str],
+    x_label: str,
+    y_label: str,
+) -> str:
     """Draw every value of each method as a dot and their mean as a line, over ``groups``; return SVG text.
 
     Args:
         groups: names along the x axis.
-        values: for each method, for each group, the single values.
+        values: for each name, for each group, the single values; none where it has not been measured.
+        colours: of the names.
         x_label: with its unit.
         y_label: with its unit.
     """
     axes, figure = _axes()
     for offset, (name, per_group) in enumerate(values.items()):
         shift = (offset - (len(values) - 1) / 2) * 0.07
-        colour = COLOURS.get(name, "#009E73")
+        colour = colours[name]
         for place, single in enumerate(per_group):
             axes.plot([place + shift] * len(single), single, "o", color=colour, markersize=3.5, alpha=0.6)
-        means = [sum(single) / len(single) for single in per_group]
-        axes.plot([place + shift for place in range(len(groups))], means, "-", color=colour, linewidth=1.6, label=name)
+        means = [(place + shift, sum(single) / len(single)) for place, single in enumerate(per_group) if single]
+        x, y = [place for place, _ in means], [mean for _, mean in means]
+        axes.plot(x, y, "-" if len(x) > 1 else "_", color=colour, linewidth=1.6, markersize=9, label=name)
     axes.set_xticks(range(len(groups)), groups)
     axes.set(xlabel=x_label, ylabel=y_label)
-    axes.legend(frameon=False)
+    _legend(axes, len(values))
     return _svg(figure)
+
+
+def _legend(axes: Any, entries: int) -> None:
+    """Put the legend above the axes, where it hides no curve."""
+    columns = 1 if entries == 1 else 2
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2)
 
 
 def _axes() -> tuple[Any, Any]:
@@ -67,11 +119,22 @@ def _axes() -> tuple[Any, Any]:
     from matplotlib import pyplot
 
     pyplot.rcParams.update(
-        {"svg.fonttype": "none", "svg.hashsalt": "mae_lite", "font.size": 9, "font.family": "sans-serif"}
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "mae_lite",
+            "font.size": 9.5,
+            "font.family": "sans-serif",
+            "text.color": _INK,
+            "axes.labelcolor": _INK,
+            "axes.edgecolor": _INK,
+            "xtick.color": _INK,
+            "ytick.color": _INK,
+            "grid.color": _INK,
+        }
     )
     figure, axes = pyplot.subplots(figsize=(5.2, 3.4), layout="constrained")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.grid(alpha=0.15, linewidth=0.6)
     return axes, figure
 
 
@@ -82,4 +145,4 @@ def _svg(figure: Any) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     pyplot.close(figure)
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return text[text.index("<svg") :].replace(_INK, "currentColor")

@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from mae_lite import config
 from mae_lite.data.bad_files import FILE, BadFiles
 from mae_lite.data.loader import Batch, evaluation_loader, training_loader, watched
-from mae_lite.data.opening import open_source, own_validation
+from mae_lite.data.opening import open_source, own_split
 from mae_lite.data.plan import Plan
 from mae_lite.data.sources import Source, subset
 from mae_lite.data.splits import aligned, few_labels, stratified_split
@@ -36,7 +36,8 @@ def images(recipe: config.Recipe, runtime: config.Runtime, given: Source | None 
 
     Raises:
         DataError: when they are missing, or unfit for a classifier.
-        ConfigError: when validation images are given to a method that does not validate.
+        ConfigError: when validation images are given to a method that does not validate, or probes asked of one that
+            does.
     """
     if runtime.val_data is not None and not isinstance(recipe.method, config.Supervised):
         raise ConfigError(
@@ -44,6 +45,13 @@ def images(recipe: config.Recipe, runtime: config.Runtime, given: Source | None 
             found=repr(runtime.val_data),
             expected=f"no validation images, since recipe {recipe.name!r} pre-trains without labels",
             fix="drop --val-data, or give it when fine-tuning",
+        )
+    if runtime.probe_every_epochs is not None and isinstance(recipe.method, config.Supervised):
+        raise ConfigError(
+            "probe_every_epochs",
+            found=f"{runtime.probe_every_epochs:g}",
+            expected=f"nothing, since recipe {recipe.name!r} trains a classifier, which is validated instead",
+            fix="use --validate-every-epochs",
         )
     train = given or open_source(runtime.data, "train", allow_empty=runtime.allow_empty_classes)
     if not isinstance(recipe.method, config.Supervised):
@@ -60,10 +68,18 @@ def images(recipe: config.Recipe, runtime: config.Runtime, given: Source | None 
 def _held_out(recipe: config.Recipe, runtime: config.Runtime, train: Source, own: bool) -> tuple[Source, Source | None]:
     """Return the training images that remain, and the validation images."""
     if runtime.val_data is not None:
-        return train, aligned(open_source(runtime.val_data, "val"), train.classes, runtime.data)
-    brought = own_validation(runtime.data, train) if own else None
+        given = open_source(runtime.val_data, "val", allow_empty=runtime.allow_empty_classes)
+        if given.fingerprint() == train.fingerprint():
+            raise DataError(
+                f"the validation data {runtime.val_data!r} are the training images",
+                found=f"the same {len(given):,} images",
+                expected="images that are not trained on",
+                fix="give others with --val-data PATH, or drop it to set a part of the training images aside",
+            )
+        return train, aligned(given, train.classes, runtime.data)
+    brought = own_split(runtime.data, train, "val", runtime.allow_empty_classes) if own else None
     if brought is not None:
-        _log.info("validating on %s: %s images", brought.split, f"{len(brought):,}")
+        _log.info("validating on the data's own validation images, %s of them", f"{len(brought):,}")
         return train, aligned(brought, train.classes, runtime.data)
     if recipe.validation_fraction > 0:
         kept, rest = stratified_split(train.labels, recipe.validation_fraction, recipe.seed)
@@ -169,7 +185,10 @@ def in_order(
     ranks: int = 1,
     rank: int = 0,
 ) -> Iterable[Batch]:
-    """Load a rank's share of ``source`` once, plain and in order; bad images are left out, and listed in ``folder``."""
+    """Load a rank's share of ``source`` once, plain and in order, without bad images.
+
+    They are listed in ``folder`` and counted; without one, for training images that training itself will meet, not.
+    """
     loader = evaluation_loader(
         source,
         EvalTransform(recipe.augmentation, recipe.encoder.image_size, recipe.encoder.channels),
@@ -180,13 +199,15 @@ def in_order(
         ranks=ranks,
         rank=rank,
     )
+    if folder is None:
+        return (batch for batch in loader if len(batch.ids))
     return watched(loader, _bad_files("val", source, runtime, folder, rank))
 
 
-def _bad_files(set_name: str, source: Source, runtime: config.Runtime, folder: Path | None, rank: int) -> BadFiles:
+def _bad_files(set_name: str, source: Source, runtime: config.Runtime, folder: Path, rank: int) -> BadFiles:
     # Every rank meets every image in the end, so that each can count for itself; only the files must not be shared.
     name = FILE if rank == 0 else FILE.replace(".csv", f"_rank_{rank}.csv")
-    return BadFiles(set_name, len(source), runtime.on_bad, None if folder is None else folder / name)
+    return BadFiles(set_name, len(source), runtime.on_bad, folder / name)
 
 
 def _workers(runtime: config.Runtime, source: Source, ranks: int) -> int:

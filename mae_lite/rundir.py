@@ -11,11 +11,12 @@ import math
 import os
 import platform
 import re
+import resource
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +108,31 @@ def _whole_rows(lines: list[str]) -> Iterator[dict[str, Any]]:
             continue
 
 
+def resident_peak_mb() -> float:
+    """Return the most memory that this process has held so far, in megabytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
 class RunDir:
     """A run folder that this process writes to; it holds the folder's lock until :meth:`close`."""
 
-    def __init__(self, path: Path, description: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, description: Mapping[str, Any], peak_memory_mb: Callable[[], float] = resident_peak_mb
+    ) -> None:
         """Create the folder, or enter it again when it holds the same run.
+
+        Args:
+            path: the folder.
+            description: from :func:`describe`.
+            peak_memory_mb: tells the most memory held so far, for ``status.json``.
 
         Raises:
             DiskError: when the folder cannot be written or a live run holds it.
             ConfigError: when it holds another run.
         """
         self.path = path
+        self._peak_memory_mb = peak_memory_mb
         self._gap = 0
         now = _utc()
         if path.is_dir() and not (path / "recipe.json").exists():
@@ -127,6 +142,7 @@ class RunDir:
         try:
             files.sweep(path)
             files.sweep(path / "checkpoints")
+            files.sweep(path / "previews")
             started = checkpoints(path) or any((path / name).exists() for name in ("encoder", "classifier"))
             if started:
                 self._check_same(description)
@@ -150,9 +166,15 @@ class RunDir:
         files.write_json(path, {"starts": [*starts, {**entry, "git": _git(), "machine": machine, **facts}]})
 
     def status(self, state: str, **facts: Any) -> None:
-        """Write ``status.json``; ``state`` is running, stopped, finished or failed."""
-        content = {"state": state, "updated": _utc(), "pid": os.getpid(), "host": socket.gethostname(), **facts}
-        files.write_json(self.path / "status.json", content)
+        """Write ``status.json``; ``state`` is running, stopped, paused, finished or failed.
+
+        ``seconds`` is the time of all rows of metrics, over all starts; work that was lost and made again counts once.
+        ``peak_memory_mb`` is that of the first rank's process since it began, on a GPU the memory of its tensors.
+        """
+        seconds = sum((row.get("seconds") or 0.0 for row in read_rows(self.path)), 0.0)
+        cost = {"seconds": round(seconds, 3), "peak_memory_mb": self._peak_memory_mb()}
+        about = {"updated": _utc(), "pid": os.getpid(), "host": socket.gethostname()}
+        files.write_json(self.path / "status.json", {"state": state, **about, **cost, **facts})
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``; a full disk costs the row, not the run."""
@@ -169,11 +191,15 @@ class RunDir:
                 print(f"warning: {error.what} ({error.found}), training goes on; {error.fix}", file=sys.stderr)
 
     def cut(self, step: int) -> None:
-        """Drop the rows after ``step``: they belong to updates that a resumed run makes again."""
+        """Drop rows and previews after ``step``: a resumed run makes them again; at 0, where it starts anew, all."""
         rows = read_rows(self.path)
-        kept = [json.dumps(row) for row in rows if row["step"] <= step]
+        kept = [json.dumps(row) for row in rows if 0 < step >= row["step"]]
         if (self.path / "metrics.jsonl").exists():
             files.write_text(self.path / "metrics.jsonl", "".join(f"{line}\n" for line in kept))
+        for picture in (self.path / "previews").glob("step_*.png"):
+            number = _STEP.fullmatch(picture.stem)
+            if number and not 0 < step >= int(number[1]):
+                files.remove(picture)
 
     def _refuse_foreign(self) -> None:
         ours = {"checkpoints", "run.lock"}

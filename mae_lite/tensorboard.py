@@ -19,7 +19,7 @@ class EventFiles:
 
         self._writer: Any = None
         try:
-            self._writer = SummaryWriter(str(folder), purge_step=step + 1)
+            self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
         except OSError as error:
             _log.warning("no TensorBoard events: %s", error)
 

@@ -14,20 +14,17 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mae_lite import config, files, inputs, methods, rundir
-from mae_lite.data.sources import Source, subset
+from mae_lite import config, files, inputs, methods, probing, rundir
+from mae_lite.data.sources import Source
 from mae_lite.display import display
 from mae_lite.engine import checkpoint, loop
 from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.optim import LearningRate, build_optimizer
-from mae_lite.engine.ranks import on_rank_zero, start_fabric
+from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import DiskError
-from mae_lite.evaluation.accuracy import measure
 from mae_lite.evaluation.load import init_digest, load_initial
-from mae_lite.evaluation.preview import reconstruction_png
 from mae_lite.methods.base import Method
-from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.models import timm_folder
 from mae_lite.tensorboard import EventFiles
 
@@ -63,7 +60,8 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
         train, held_out = inputs.images(recipe, runtime, images)
         fabric = start_fabric(recipe, runtime)
         description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights)
-        record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description))
+        memory = partial(peak_memory_mb, fabric.device)
+        record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description, memory))
         with _recorded(record):
             return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out))
 
@@ -101,7 +99,7 @@ def _run(
 ) -> Outcome:
     train, held_out = images
     job, progress = _restored(recipe, runtime, fabric, signals, folder, train)
-    job.probes = _probes(recipe, runtime, held_out, fabric, folder)
+    job.probes = probing.probes(job, train, held_out)
     total = job.rate.total_steps
     if record is not None:
         record.cut(progress.step)
@@ -163,23 +161,6 @@ def _logger(runtime: config.Runtime, record: rundir.RunDir, progress: Progress) 
     return log
 
 
-def _probes(
-    recipe: config.Recipe, runtime: config.Runtime, held_out: Source | None, fabric: Fabric, folder: Path
-) -> tuple[loop.Probe, ...]:
-    if held_out is None:
-        return ()
-    augmentation, source = recipe.augmentation, held_out
-
-    def validate(step: int, model: Any) -> dict[str, float]:
-        del step
-        batches = inputs.in_order(recipe, runtime, source, folder, ranks=fabric.world_size, rank=fabric.global_rank)
-        mean, std = augmentation.mean, augmentation.std
-        result = measure(model, batches, len(source.classes or ()), device=fabric.device, mean=mean, std=std)
-        return {"val_top1": result.top1, "val_macro": result.macro}
-
-    return (validate,)
-
-
 def _average(method: Method, recipe: config.Recipe, device: torch.device) -> AveragedModel | None:
     if recipe.ema_decay is None:
         return None
@@ -188,19 +169,13 @@ def _average(method: Method, recipe: config.Recipe, device: torch.device) -> Ave
 
 
 def _publish(job: loop.Job, train: Source) -> None:
-    """Write the finished model as a timm folder, and for MAE a picture of what it paints."""
+    """Write the finished model as a timm folder."""
     method: Any = job.ema.module if job.ema is not None else job.method
     if isinstance(job.recipe.method, config.Supervised):
         pooling = "avg" if job.recipe.method.pooling == "mean" else "token"
         classifier = timm_folder.contents(method.encoder, job.recipe, train.classes, pooling=pooling)
         files.publish_folder(job.folder / "classifier", classifier)
         return
-    if isinstance(method, MaskedAutoencoder):
-        files.make_folder(job.folder / "previews")
-        first = subset(train, range(min(8, len(train))))
-        fixed = next(iter(inputs.in_order(job.recipe, job.runtime, first, None)))
-        picture = reconstruction_png(method, fixed, job.recipe)
-        files.write_bytes(job.folder / "previews" / f"step_{job.rate.total_steps}.png", picture)
     files.publish_folder(job.folder / "encoder", timm_folder.contents(method.encoder, job.recipe, None))
 
 

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import sklearn.linear_model  # noqa: F401  # the linear probe imports it: once here instead of once per fork
 import torch
-import torch._dynamo  # the optimiser imports it at its first step: once here instead of once per fork
+import torch._dynamo  # the optimiser imports it at its first step: likewise
 
 from mae_lite import files, training
 from mae_lite.data.opening import open_source
@@ -92,7 +93,8 @@ def child(folder: Path, workers: int, kill_at: int, count: Path | None = None) -
     try:
         files.disk = TickingDisk(tick)
         MaskedAutoencoder.after_step = after_step  # type: ignore[method-assign]
-        training.run(toy.mae(), toy.runtime(folder, workers=workers))
+        probes = {"probe_every_epochs": 3 / 84, "probe_images": 60}  # at steps 0, 3 and 6
+        training.run(toy.mae(), toy.runtime(folder, workers=workers, **probes))
         if count is not None:
             count.write_text(str(ticks))
         os._exit(0)
@@ -107,7 +109,8 @@ def remains(folder: Path) -> dict[str, Any]:
     tensors = {name: files.sha256(data) for name, data in files.read_folder(newest).items()}
     encoder = files.sha256((folder / "encoder" / "model.safetensors").read_bytes())
     rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(folder)]
-    return {"step": step, "tensors": tensors, "encoder": encoder, "rows": rows}
+    previews = {path.name: files.sha256(path.read_bytes()) for path in (folder / "previews").iterdir()}
+    return {"step": step, "tensors": tensors, "encoder": encoder, "rows": rows, "previews": previews}
 
 
 def main(folder: Path, workers: int, kills: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import mae_lite
-from mae_lite import cli, recipes
+from mae_lite import cli, probing, recipes
 from mae_lite.config import Augmentation, Recipe
 from mae_lite.data.bad_files import BadFile, BadFiles, allowed, as_row
 from mae_lite.data.loader import evaluation_loader, training_loader
@@ -114,6 +114,10 @@ def test_too_many_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "too many images of the train set are bad: found 11 of 60" in message
     assert "at most 10 (10, or 0.1 %)" in message and "Fix: run mae-lite check" in message
     assert len((tmp_path / "run" / "bad_files.csv").read_text().splitlines()) == 12
+    # They are known now, and still too many.
+    assert cli.main([*words, "--epochs", "3", "--warmup-epochs", "1", "--workers", str(workers)]) == 3
+    assert "found 11 of 60" in capsys.readouterr().err
+    assert len((tmp_path / "run" / "bad_files.csv").read_text().splitlines()) == 12
 
 
 @pytest.mark.usefixtures("arrow_cache")
@@ -194,3 +198,28 @@ def test_a_full_disk_costs_the_list_not_the_run(tmp_path: Path, caplog: pytest.L
     bad = BadFiles("train", 40, "skip", tmp_path / "missing" / "bad_files.csv")
     bad.add([BadFile(1, "a.png", "empty")])
     assert bad.count == 1 and "training goes on" in caplog.text
+
+
+@pytest.mark.usefixtures("arrow_cache")
+def test_bad_images_where_previews_look_do_not_end_a_run(tmp_path: Path) -> None:
+    data = photos(tmp_path / "photos", 200)
+    recipe = grey(global_batch_size=20, epochs=1, warmup_epochs=0)
+    shown = probing.pictured(200, recipe.seed)
+    source = open_source(str(data))
+    for index in shown.tolist():
+        Path(source.example(index).name).write_bytes(b"")
+    run = mae_lite.run(recipe, toy.runtime(tmp_path / "run", data=str(data)))
+    assert run.state == "finished" and (run.folder / "encoder").is_dir()
+
+
+def test_half_of_a_small_set_may_be_bad(tmp_path: Path) -> None:
+    source = open_source(str(photos(tmp_path / "photos", 20, bad=tuple(range(0, 20, 2)))))
+    plan = Plan(samples=20, global_batch_size=20, micro_batch_size=20, seed=1)
+    loader = training_loader(source, TrainTransform(PLAIN, 8, 1), plan, channels=1, start_step=0, stop_step=200)
+    assert all(len(batch.ids) == 20 for batch in loader)
+
+
+def test_a_list_that_somebody_edited_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "bad_files.csv"
+    path.write_text("set,index,image,reason\ntrain,3,a,b\ntrain,4.0,a,b\ntrain\nval,5,a,b\n\x00\n")
+    assert BadFiles("train", 40, "skip", path).count == 1

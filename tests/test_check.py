@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ import pytest
 from PIL import Image
 
 from mae_lite import cli, recipes
-from mae_lite.checking import words
+from mae_lite.checking import scan, words
 from mae_lite.checking.check import Order, check
 
 pytestmark = pytest.mark.usefixtures("arrow_cache")
@@ -44,6 +49,12 @@ def collection(root: Path) -> Path:
     (root / "dog" / "half.png").write_bytes((root / "cat" / "04.png").read_bytes()[:500])
     (root / "dog" / "notes.txt").write_text("x")
     return root
+
+
+def die(chunk: object) -> None:
+    """End the process that should look at images."""
+    del chunk
+    os._exit(9)
 
 
 def run(*arguments: str | Path) -> int:
@@ -124,8 +135,11 @@ def test_images_shared_by_train_and_validation_are_named(tmp_path: Path, capsys:
             folder.mkdir(parents=True, exist_ok=True)
             photo(seed).save(folder / f"{split}{seed}.png")
     assert run(tmp_path / "set", "--out", tmp_path / "out") == 0
-    assert f"2 of the 4 images of {tmp_path / 'set'} are also in" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "check.json").read_text())["shared"] == 2
+    assert "2 of the 4 val images are training images too" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "check.json").read_text())["val"]
+    assert found["shared_with_train"] == 2
+    pairs = sorted([Path(name).name for name in pair] for pair in found["shared"])
+    assert pairs == [["val4.png", "train4.png"], ["val5.png", "train5.png"]]
 
 
 def test_hashes_find_what_decoding_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +159,7 @@ def test_hashes_find_what_decoding_cannot(tmp_path: Path, capsys: pytest.Capture
     assert run(data, "--out", out, "--compare-hashes", hashes) == 3
     assert "2 images differ from" in capsys.readouterr().out
     changed = json.loads((out / "check.json").read_text())["changed"]
-    assert ["3 a\\nb.jpg" in changed[0], "missing" in changed[1]] == [True, True]
+    assert changed == ["3 a\nb.jpg", "4 a\nb.jpg (missing or unreadable)"]
     assert run(data, "--out", out, "--compare-hashes", data) == 3
     assert "is not a file of hashes" in capsys.readouterr().err
 
@@ -161,7 +175,8 @@ def test_an_earlier_list_of_bad_files_goes_with_them(tmp_path: Path) -> None:
 
 def test_a_sample_of_a_large_set(tmp_path: Path) -> None:
     summary = check(Order("digits", recipes.get("digits-mae"), tmp_path, sample=100))
-    assert (summary["images"], summary["sampled"]) == (100, 100)
+    assert (summary["images"], summary["looked_at"], summary["readable"]) == (1346, 100, 100)
+    assert summary["test"]["looked_at"] == 100 and min(summary["classes"].values()) > 100
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -214,3 +229,31 @@ def test_the_real_sets(shared_data: Path, tmp_path: Path) -> None:
     )
     assert small["kinds"] == {"JPEG RGB": 2000} and small["short_side_px"]["max"] == 32
     assert np.allclose(small["mean"], (0.494, 0.485, 0.451), atol=0.01)
+
+
+def test_ctrl_c_and_a_dead_process_end_it_quietly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "many"
+    data.mkdir()
+    for number in range(600):
+        photo(number, (9, 8), "L").save(data / f"{number:03d}.png")
+    command = [sys.executable, "-m", "mae_lite", "check", str(data), "--out", str(tmp_path / "out"), "--workers", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        time.sleep(1.5)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.stderr is not None
+        told = process.stderr.read()
+        assert process.wait(60) in (130, 0) and "Traceback" not in told
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scan, "_look_here", die)
+        assert run(data, "--out", tmp_path / "out", "--workers", "2") == 5
+    message = capsys.readouterr().err
+    assert "a process that looks at images died" in message and "Fix: " in message
+
+
+def test_copied_rules_of_reading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bands").mkdir()
+    for number in range(4):
+        np.save(tmp_path / "bands" / f"{number}.npy", np.full((20, 20, 5), 2500 * number, np.int32))
+    assert run(tmp_path / "bands", "--channels", "5", "--out", tmp_path / "out") == 3
+    told = capsys.readouterr().out
+    assert "to mend them: say which values are black and white, e.g. --reading.value-range" in told

@@ -604,3 +604,26 @@ def test_real_images(shared_data: Path) -> None:
             assert name.startswith(source.classes[source.labels[index]])
     data = source.example(999).data
     assert isinstance(data, bytes) and Image.open(io.BytesIO(data)).size[0] > 100
+
+
+def test_a_shard_written_over_in_place_is_noticed_while_it_is_open(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.tar", numbered(0, 2))
+    source = Shards(str(path))
+    source.example(0)
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        file.write(content[::-1])  # the same size, other images
+    with pytest.raises(DataError, match="another size or time of change"):
+        source.example(1)
+
+
+@pytest.mark.parametrize("place", [3, 70, 300, -300, -3])
+def test_a_flipped_bit_in_the_index_is_not_believed(tmp_path: Path, arrow_cache: Path, place: int) -> None:
+    path = shard(tmp_path / "a.tar", numbered(0, 5))
+    labels = Shards(str(path)).labels.tolist()
+    (kept,) = (arrow_cache.parent / "shards").iterdir()
+    content = bytearray(kept.read_bytes())
+    content[place] ^= 16
+    kept.write_bytes(content)
+    assert Shards(str(path)).labels.tolist() == labels
+    assert kept.read_bytes() != content  # made anew

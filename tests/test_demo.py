@@ -32,15 +32,15 @@ def test_demo_runs_and_repeats_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     first = capsys.readouterr().out
     for name in (*demo_results.METHODS, *demo_results.BASELINES):
         assert name in first
-    assert "With 5 labels per class, MAE pre-training" in first
+    assert "With 5 labels per class, MAE pre-training" in first and "95 % intervals over 5 draws" in first
     assert str(out / "report.html") in first
     stages = sorted(path.parent for path in out.glob("*/status.json"))
     assert len(stages) == 1 + 3 * len(demo_results.LABELS) * len(demo_results.SEEDS)
     assert all(json.loads((run / "status.json").read_text())["state"] == "finished" for run in stages)
     reader = Reader()
     reader.feed((out / "report.html").read_text())
-    assert reader.tags.count("svg") == 3
-    assert reader.tags.count("script") == 0
+    assert reader.tags.count("svg") >= 5
+    assert reader.tags.count("script") == 1
     assert all(address.startswith(("data:", "#")) for address in reader.addresses)
 
     before = {run: (checkpoints(run)[0][1] / "manifest.json").stat().st_mtime_ns for run in stages}
@@ -56,20 +56,3 @@ def test_few_labels_and_baselines_are_the_known_ones() -> None:
     nearest, logistic = (demo_results.mean(results, name, 5) for name in demo_results.BASELINES)
     assert 80 < nearest < 92
     assert 80 < logistic < 92
-
-
-def test_sentence_is_computed() -> None:
-    results: demo_results.Results = {}
-    values = {
-        "mae": 0.9,
-        "scratch": 0.8,
-        "scratch, longer": 0.85,
-        "1-nearest neighbour": 0.7,
-        "logistic regression": 0.75,
-    }
-    for name, value in values.items():
-        results |= {(name, labels, seed): value for labels in demo_results.LABELS for seed in demo_results.SEEDS}
-    sentence = demo_results.headline(results)
-    assert "90.0 %: +10.0 points" in sentence
-    assert "+5.0 against scratch trained longer" in sentence
-    assert "+15.0 against the better" in sentence

@@ -136,7 +136,7 @@ WORDS: list[tuple[list[str], int, list[str]]] = [
     (["evaluate", "."], CHECKPOINT, ["'.'", "is not a run folder"]),
     (["evaluate", "run", "--batch-size", "0"], CONFIG, ["batch_size", "'0'"]),
     (["evaluate", "run", "--workers", "-1"], CONFIG, ["workers", "'-1'"]),
-    (["evaluate", "run", "--split", "val"], CONFIG, ["split", "'val'", "'train' or 'test'"]),
+    (["evaluate", "run", "--split", "all"], CONFIG, ["split", "'all'", "'val' or 'test'"]),
 ]
 
 
@@ -205,6 +205,8 @@ SETTINGS: list[tuple[list[str], list[str]]] = [
     (["--accelerator", "tpu"], ["accelerator", "'tpu'"]),
     (["--name", "../../x"], ["name", "'../../x'"]),
     (["--validate-every-epochs", "nan"], ["validate_every_epochs", "finite"]),
+    (["--probe-every-epochs", "0"], ["probe_every_epochs", "'0'"]),
+    (["--probe-images", "-1"], ["probe_images", "'-1'"]),
     (["--precision", "fp16", "--encoder.dept", "3"], ["--encoder.dept"]),
 ]
 
@@ -282,7 +284,7 @@ def not_parquet() -> str:
     [
         (no_images, ["no images in 'set'", "1 x .txt", "expected PATH/CLASS/image.jpg"]),
         (empty_class, ["dog"]),
-        (broken_image, ["set/", ".png", "cannot be read", "11 bad ones in a row"]),
+        (broken_image, ["set/", ".png", "cannot be read", "bad ones drawn in a row"]),
         (five_channels, ["set/", ".npy", "another number of channels", "Fix: --encoder.channels 5"]),
         (not_parquet, ["x.parquet", "complete parquet file"]),
     ],

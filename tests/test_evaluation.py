@@ -31,6 +31,7 @@ from mae_lite.evaluation.load import load_encoder, load_run
 from mae_lite.evaluation.preview import reconstruction_png
 from mae_lite.methods import build
 from mae_lite.methods.mae import MaskedAutoencoder, patchify
+from mae_lite.probing import pictured
 from tests import toy
 
 CPU = torch.device("cpu")
@@ -310,7 +311,8 @@ def test_preview_of_a_finished_run(finished: dict[str, Path]) -> None:
     assert file.name == "step_6.png"
     original, seen, painted = cut(file.read_bytes(), side=8, zoom=8, columns=8)
     source, recipe = open_source("digits"), toy.mae()
-    pixels = np.stack([np.asarray(toy.picture(source, index, 1)) for index in range(8)])
+    shown = pictured(len(source), recipe.seed).tolist()
+    pixels = np.stack([np.asarray(toy.picture(source, index, 1)) for index in shown])
     method = build(recipe, 0)
     assert isinstance(method, MaskedAutoencoder)
     visible = visible_pixels(method, recipe.seed, 8, 8)

@@ -17,7 +17,7 @@ from mae_lite.config import Runtime
 from mae_lite.data.opening import open_source
 from mae_lite.data.sources import Source, Split, subset
 from mae_lite.data.splits import split_in
-from mae_lite.errors import ConfigError, DataError
+from mae_lite.errors import ConfigError, DataError, SplitError
 from mae_lite.evaluation.classifier import evaluate_run
 from tests import toy
 from tests.test_data_folder import fails, plant, relative
@@ -219,3 +219,39 @@ def test_training_images_set_apart_by_name_are_measured(tmp_path: Path) -> None:
     assert evaluate_run(tmp_path / "run")["images"] == 6
     with pytest.raises(DataError, match="images the run was trained on"):
         evaluate_run(tmp_path / "run", str(tmp_path / "set" / "train"))
+
+
+def test_training_images_do_not_validate(tmp_path: Path) -> None:
+    data = photos(tmp_path / "photos", 8)
+    recipe = toy.classifier(labels_per_class=None)
+    with pytest.raises(DataError, match=r"(?s)are the training images.*Fix: .*--val-data"):
+        inputs.images(recipe, both(data, val_data=str(data)))
+    with pytest.raises(SplitError, match=r"(?s)is not divided.*part 'val'.*Fix: "):
+        inputs.images(recipe, both(data, val_data=f"{data}#val"))
+
+
+def test_the_datas_own_validation_images_are_used_and_must_be_sound(tmp_path: Path) -> None:
+    photos(tmp_path / "set" / "train", 8)
+    recipe = toy.classifier(labels_per_class=None, validation_fraction=0.25)
+    train, held_out = inputs.images(recipe, both(tmp_path / "set"))
+    assert held_out is not None and (len(train), len(held_out)) == (6, 2)  # none of its own: a part of train
+    photos(tmp_path / "set" / "val", 4)
+    train, held_out = inputs.images(recipe, both(tmp_path / "set"))
+    assert held_out is not None and (len(train), len(held_out)) == (8, 4)
+    (tmp_path / "set" / "val" / "hamster").mkdir()
+    with pytest.raises(DataError, match="hamster"):  # not passed over in silence
+        inputs.images(recipe, both(tmp_path / "set"))
+    photos(tmp_path / "set" / "test", 6)
+    (tmp_path / "set" / "val" / "hamster").rmdir()
+    (tmp_path / "set" / "val").rename(tmp_path / "gone")
+    train, held_out = inputs.images(recipe, both(tmp_path / "set"))
+    assert held_out is not None and (len(train), len(held_out)) == (6, 2)  # test images never validate
+
+
+def test_what_stands_in_is_called_what_it_is(tmp_path: Path) -> None:
+    photos(tmp_path / "set" / "train", 8)
+    photos(tmp_path / "set" / "val", 6)
+    recipe = toy.classifier(labels_per_class=None, global_batch_size=4, epochs=1, warmup_epochs=0)
+    training.run(recipe, toy.runtime(tmp_path / "run", data=str(tmp_path / "set")))
+    assert evaluate_run(tmp_path / "run", split="test")["split"] == "val"
+    assert [path.name.split("-")[0] for path in (tmp_path / "run" / "eval").iterdir()] == ["val"]

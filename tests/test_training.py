@@ -94,7 +94,8 @@ def _trainable(method: torch.nn.Module) -> list[torch.nn.Parameter]:
 @pytest.mark.parametrize("kind", ["mae", "classifier"])
 def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     recipe = toy.mae(**SGD) if kind == "mae" else toy.classifier(method={"mixup": 0.4}, global_batch_size=20, **SGD)
-    one = trained(recipe, tmp_path / "one")
+    probes = {"probe_every_epochs": 3 / 84, "probe_images": 200} if kind == "mae" else {}
+    one = trained(recipe, tmp_path / "one", **probes)
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -103,6 +104,7 @@ def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     job = ["pretrain" if kind == "mae" else "finetune", str(tmp_path / "recipe.json"), "--data", "digits"]
     flags = ["--out", str(tmp_path / "two"), "--workers", "0", "--log-every-steps", "2", "--save-every-steps", "2"]
     flags += ["--tensorboard", "false", "--accelerator", "cpu"]
+    flags += [word for name, value in probes.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, "-m", "mae_lite", *job, *flags],
         capture_output=True,
@@ -114,6 +116,11 @@ def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     two = tmp_path / "two"
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     assert furthest(tensors(two), tensors(one)) < 1e-5
+    probed = [[row for row in read_rows(run) if "rankme" in row] for run in (one, two)]
+    assert len(probed[0]) == len(probed[1]) == (3 if kind == "mae" else 0)
+    for first, second in zip(*probed, strict=True):
+        assert second == pytest.approx(first, rel=1e-4, abs=0.026)  # one query of 40 may lie on the border
+    assert [path.name for path in sorted(two.glob("previews/*"))] == [p.name for p in sorted(one.glob("previews/*"))]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

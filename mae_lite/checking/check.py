@@ -8,24 +8,25 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from mae_lite import draws, files
-from mae_lite.checking import words
+from mae_lite.checking import hashes, words
 from mae_lite.checking.scan import scan
 from mae_lite.checking.sheet import preview
 from mae_lite.checking.tally import Tally, overlap
 from mae_lite.config import Recipe
 from mae_lite.data.bad_files import FILE, listed
-from mae_lite.data.opening import open_source, own_validation
-from mae_lite.data.sources import Source, subset
+from mae_lite.data.opening import open_source, own_split
+from mae_lite.data.sources import Source
 from mae_lite.data.splits import aligned
-from mae_lite.errors import DataError
 
 _log = logging.getLogger(__name__)
 _EVERY_SECONDS = 5.0
+_HELD_OUT = ("val", "test")
+_MOST_NAMED = 1000
 T = TypeVar("T")
 
 
@@ -45,68 +46,89 @@ class Order:
 
 
 def check(order: Order) -> dict[str, Any]:
-    """Look at every image of a data set.
+    """Look at every image of a data set, in all of its splits.
 
     Writes ``check.json`` and ``preview.png`` into ``order.out``, and ``bad_files.csv`` when there are bad files.
 
     Returns:
-        What was found, as plain values; ``advice`` holds sentences, ``files`` the paths written.
+        What was found, as plain values: the training images' summary, those of the other splits under their names;
+        ``advice`` holds sentences, ``files`` the paths written.
 
     Raises:
-        DataError: when the data cannot be opened, or their classes do not fit together.
+        DataError: when the data or the file of hashes cannot be read, or classes do not fit together.
         DiskError: when the results cannot be written.
     """
+    known = None if order.compare_hashes is None else hashes.read(order.compare_hashes)
     files.make_folder(order.out)  # before hours of reading
     train = open_source(order.data, "train", allow_empty=True)
-    other = own_validation(order.data, train) if order.val_data is None else open_source(order.val_data, "val")
-    if other is not None:
-        other = aligned(other, train.classes, train.name)
     tally = _tally(order, train, "images")
-    summary = {**tally.summary(), "recipe": order.recipe.name, "sampled": order.sample}
+    summary = {**tally.summary(), "recipe": order.recipe.name}
     told = words.advice(summary, order.recipe)
-    bad = {"train": tally.bad}
-    if other is not None:
-        held_out = _tally(order, other, "validation images")
-        shared = overlap(tally, held_out)
-        summary["validation"] = held_out.summary()
-        summary["shared"] = len(shared)
-        told += words.about_overlap(train.name, other.name, len(shared), len(other))
-        bad["val"] = held_out.bad
-    if order.compare_hashes is not None:
-        changed = _changed(tally, order.compare_hashes)
+    tallies = {"train": tally}
+    for name, other in _others(order, train).items():
+        tallies[name] = _tally(order, other, f"{name} images")
+        pairs = overlap(tally, tallies[name])
+        named = [[other.example(one).name, train.example(copy).name] for one, copy in pairs[:_MOST_NAMED]]
+        summary[name] = {**tallies[name].summary(), "shared_with_train": len(pairs), "shared": named}
+        told += words.about_bad(summary[name]) + words.about_overlap(name, len(pairs), len(other))
+    if known is not None:
+        whole = order.sample is None
+        changed = hashes.changed(known, _digests(order, tallies), whole)
         summary["changed"] = changed
-        told += [f"{len(changed)} images differ from {order.compare_hashes}, e.g. {changed[0]}"] if changed else []
+        first = f"e.g. {changed[0]!r}" if changed else ""
+        told += [f"{len(changed)} images differ from {str(order.compare_hashes)!r}, {first}."] if changed else []
     summary["advice"] = told
-    summary["files"] = _write(order, train, tally, bad, summary)
+    summary["files"] = _write(order, train, tallies, summary)
     return summary
+
+
+def _others(order: Order, train: Source) -> dict[str, Source]:
+    """Return the validation and test images, with the class numbers of the training images."""
+    val = own_split(order.data, train, "val", allow_empty=True)
+    if order.val_data is not None:
+        val = open_source(order.val_data, "val", allow_empty=True)
+    found = {"val": val, "test": own_split(order.data, train, "test", allow_empty=True)}
+    labelled = train.classes is not None
+    return {
+        name: aligned(source, train.classes, train.name) if labelled and source.classes is not None else source
+        for name, source in found.items()
+        if source is not None
+    }
 
 
 def as_text(summary: Mapping[str, Any]) -> str:
     """Return the result for a terminal."""
-    parts = [words.as_text(dict(summary))]
-    if "validation" in summary:
-        parts.append("validation: " + words.as_text(summary["validation"]))
+    parts = [words.as_text(dict(summary)), *(words.as_text(summary[name]) for name in _HELD_OUT if name in summary)]
     parts += [f"- {sentence}" for sentence in summary["advice"]] or ["Nothing stands out."]
     parts += [f"wrote {path}" for path in summary["files"]]
     return "\n".join(parts)
 
 
-def failed(summary: Mapping[str, Any]) -> bool:
-    """Say whether any image cannot be read, or differs from its recorded hash."""
-    return bool(summary["bad"] or summary.get("validation", {}).get("bad") or summary.get("changed"))
+def failed(summary: Mapping[str, Any], on_bad: Literal["fail", "skip"]) -> bool:
+    """Say whether images are bad, for "skip" more than training would skip; or differ from their recorded hashes."""
+    sets = [summary, *(summary[name] for name in _HELD_OUT if name in summary)]
+    limits = [0 if on_bad == "fail" else each["bad_allowed"] for each in sets]
+    too_many = any(len(each["bad"]) > limit for each, limit in zip(sets, limits, strict=True))
+    return too_many or bool(summary.get("changed"))
 
 
 def _tally(order: Order, source: Source, what: str) -> Tally:
+    chosen = None
     if order.sample is not None and order.sample < len(source):
-        chosen = draws.permutation(draws.key(0, "check"), len(source))[: order.sample]
-        source = subset(source, np.sort(chosen))
+        chosen = np.sort(draws.permutation(draws.key(0, "check"), len(source))[: order.sample]).tolist()
     wanted = order.save_hashes is not None or order.compare_hashes is not None
     tally = Tally(source, keep_digests=wanted)
     workers = _workers(source) if order.workers is None else order.workers
-    found = scan(source, order.recipe.reading, order.recipe.encoder.channels, workers)
-    for seen in _told(found, len(source), what):
+    found = scan(source, order.recipe.reading, order.recipe.encoder.channels, workers, chosen)
+    for seen in _told(found, len(source) if chosen is None else len(chosen), what):
         tally.add(seen)
     return tally
+
+
+def _digests(order: Order, tallies: Mapping[str, Tally]) -> list[tuple[str, bytes]]:
+    """Return name and digest of every image; names below the data's own folder are relative to it."""
+    prefix = f"{order.data.removeprefix('folder:')}/"
+    return [(name.removeprefix(prefix), digest) for tally in tallies.values() for name, digest in tally.digests]
 
 
 def _workers(source: Source) -> int:
@@ -127,44 +149,22 @@ def _told(items: Iterable[T], total: int, what: str) -> Iterator[T]:
             _log.info("%s of %s %s, %.0f per second, %.0f s left", f"{count:,}", f"{total:,}", what, rate, left)
 
 
-def _write(order: Order, train: Source, tally: Tally, bad: Mapping[str, Any], summary: dict[str, Any]) -> list[str]:
+def _write(order: Order, train: Source, tallies: Mapping[str, Tally], summary: dict[str, Any]) -> list[str]:
     written = [order.out / "check.json"]
-    if any(bad.values()):
+    bad = {name: tally.bad for name, tally in tallies.items() if tally.bad}
+    if bad:
         written.append(order.out / FILE)
         lines = [listed(name, items) for name, items in bad.items()]
         files.write_text(written[-1], lines[0] + "".join(text.partition("\n")[2] for text in lines[1:]))
-    else:
-        files.remove(order.out / FILE)  # of an earlier check
-    if tally.readable:
+    if tallies["train"].readable:
         written.append(order.out / "preview.png")
         files.write_bytes(written[-1], preview(train, order.recipe))
+    for name in (FILE, "preview.png"):  # of an earlier check
+        if order.out / name not in written:
+            files.remove(order.out / name)
     if order.save_hashes is not None:
         written.append(order.save_hashes)
-        files.make_folder(order.save_hashes.parent)
-        lines = [f"{digest.hex()}  {_line(name)}\n" for name, digest in tally.digests]
-        files.write_text(order.save_hashes, "".join(lines))
+        hashes.write(order.save_hashes, _digests(order, tallies))
     paths = [str(path) for path in written]
     files.write_json(order.out / "check.json", {**summary, "files": paths})
     return paths
-
-
-def _line(name: str) -> str:
-    """Return a name that stays on one line."""
-    return name.encode("utf-8", "backslashreplace").decode().replace("\\", "\\\\").replace("\n", "\\n")
-
-
-def _changed(tally: Tally, path: Path) -> list[str]:
-    """Return the images whose content is not what the file of hashes says; names that it lacks are passed over."""
-    try:
-        recorded = [line.split("  ", 1) for line in path.read_text(encoding="utf-8").splitlines() if line]
-        known = {name: digest for digest, name in recorded}
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{str(path)!r} is not a file of hashes",
-            found=str(error),
-            expected="lines of a SHA-256, two spaces and a name",
-            fix="write one with --save-hashes FILE while the data are good",
-        ) from error
-    now = {_line(name): digest.hex() for name, digest in tally.digests}
-    altered = [name for name, digest in now.items() if known.get(name, digest) != digest]
-    return altered + [f"{name} (missing or unreadable)" for name in known if name not in now]

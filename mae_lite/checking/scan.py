@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import concurrent.futures.process
 import hashlib
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from mae_lite.data import images
 from mae_lite.data.bad_files import BadFile, bad_file
 from mae_lite.data.pixels import Picture, planes
 from mae_lite.data.sources import Encoded, Source
-from mae_lite.errors import DataError
+from mae_lite.errors import DataError, DiskError
 
 Values = npt.NDArray[np.float64]
 _CHUNK = 64
@@ -45,36 +46,46 @@ class Seen:
     """Whether all channels are nearly equal."""
 
 
-def scan(source: Source, reading: Reading, channels: int, workers: int) -> Iterator[Seen | BadFile]:
-    """Look at every image, in order.
+def scan(
+    source: Source, reading: Reading, channels: int, workers: int, indices: Sequence[int] | None = None
+) -> Iterator[Seen | BadFile]:
+    """Look at images, in order.
 
     Args:
         source: the images.
         reading: rules by which files become pixels.
         channels: of the model.
         workers: processes; 0 looks in this one.
+        indices: which images; None takes all.
 
     Raises:
         DiskError: when a process died.
     """
-    chunks = [range(start, min(start + _CHUNK, len(source))) for start in range(0, len(source), _CHUNK)]
+    chosen = range(len(source)) if indices is None else list(indices)
+    chunks = [chosen[start : start + _CHUNK] for start in range(0, len(chosen), _CHUNK)]
     if workers == 0 or len(chunks) < 2:
         for chunk in chunks:
             yield from _look(source, reading, channels, chunk)
         return
     context = multiprocessing.get_context("spawn")  # Arrow's threads do not survive a fork
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (source, reading, channels)) as pool:
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (source, reading, channels))
+    try:
         waiting: deque[concurrent.futures.Future[list[Seen | BadFile]]] = deque()
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(_look_here, chunk))
-                if len(waiting) > 2 * workers:
-                    yield from waiting.popleft().result()
-            while waiting:
+        for chunk in chunks:
+            waiting.append(pool.submit(_look_here, chunk))
+            if len(waiting) > 2 * workers:
                 yield from waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield from waiting.popleft().result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise DiskError(
+            "a process that looks at images died",
+            found=str(error),
+            expected="enough memory",
+            fix="use fewer of them with --workers 1, or none with --workers 0 to see the cause",
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 _job: tuple[Source, Reading, int]
@@ -86,11 +97,11 @@ def _start_worker(source: Source, reading: Reading, channels: int) -> None:
     _job = source, reading, channels
 
 
-def _look_here(chunk: range) -> list[Seen | BadFile]:
+def _look_here(chunk: Sequence[int]) -> list[Seen | BadFile]:
     return _look(*_job, chunk)
 
 
-def _look(source: Source, reading: Reading, channels: int, chunk: range) -> list[Seen | BadFile]:
+def _look(source: Source, reading: Reading, channels: int, chunk: Sequence[int]) -> list[Seen | BadFile]:
     return [_one(source, reading, channels, index) for index in chunk]
 
 
@@ -100,7 +111,7 @@ def _one(source: Source, reading: Reading, channels: int, index: int) -> Seen | 
         example = source.example(index)
         name = example.name
         picture = images.decode(example, channels, reading)
-        facts = images.facts(example, reading)
+        facts = images.facts(example, channels, reading)
         digest = _digest(example.data)
     except DataError as error:
         return bad_file(index, name, error)

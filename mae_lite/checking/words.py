@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mae_lite.config import Recipe
+from mae_lite.errors import plain
 
 _SHOWN = 8
 
@@ -14,7 +15,10 @@ def as_text(summary: dict[str, Any]) -> str:
     """Return the numbers of one set as lines for a terminal."""
     classes = summary["classes"]
     labels = "without labels" if classes is None else f"in {len(classes):,} classes"
-    lines = [f"{_plain(summary['data'])}: {summary['images']:,} images {labels}, {summary['readable']:,} readable"]
+    part = "" if summary["split"] is None else f", {summary['split']}"
+    looked_at = "" if summary["looked_at"] == summary["images"] else f" of {summary['looked_at']:,} looked at"
+    head = f"{_plain(summary['data'])}{part}: {summary['images']:,} images {labels}"
+    lines = [f"{head}, {summary['readable']:,}{looked_at} readable"]
     if summary["readable"]:
         side, mean, std = summary["short_side_px"], summary["mean"], summary["std"]
         lines += [
@@ -37,6 +41,8 @@ def as_text(summary: dict[str, Any]) -> str:
         lines += [f"    {_plain(item['image'])} {_plain(item['reason'])}" for item in summary["bad"][:_SHOWN]]
         if len(summary["bad"]) > _SHOWN:
             lines.append(f"    and {len(summary['bad']) - _SHOWN:,} more")
+        fixes = dict.fromkeys(item["fix"] for item in summary["bad"] if item["fix"])
+        lines += [f"    to mend them: {_plain(fix)}" for fix in list(fixes)[:3]]
     return "\n".join(lines)
 
 
@@ -84,9 +90,11 @@ def _about_pixels(summary: dict[str, Any], recipe: Recipe) -> Iterator[str]:
         mean, std = (f"{sum(summary[name]) / len(summary[name]):.3f}" for name in ("mean", "std"))
         yield (f"{summary['grey']:,} images are grey: --encoder.channels 1 --augmentation.mean {mean} "
                f"--augmentation.std {std} saves work.")  # fmt: skip
-    if recipe.encoder.channels not in (1, 3):
+    elif recipe.encoder.channels not in (1, 3):
         yield f"Use --augmentation.mean {_numbers(summary['mean'])} --augmentation.std {_numbers(summary['std'])}."
-    if summary["copies"] > 0.01 * readable:
+    if max(summary["std"]) < 0.01:
+        yield "The images are nearly of one colour. If their values have another range: --reading.value-range LOW HIGH."
+    if summary["copies"] > 0.01 * readable and summary["classes"]:
         yield f"{summary['copies']:,} images are copies of others: a random validation part would hold some of them."
 
 
@@ -96,12 +104,21 @@ def _about_amount(summary: dict[str, Any], recipe: Recipe) -> Iterator[str]:
                f"--global-batch-size {max(1, min(256, summary['images'] // 4))}.")  # fmt: skip
 
 
-def about_overlap(train: str, other: str, pairs: int, images: int) -> list[str]:
-    """Return the advice on images that two sets share."""
+def about_bad(summary: dict[str, Any]) -> list[str]:
+    """Return the advice on bad images of a validation or test set."""
+    if len(summary["bad"]) <= summary["bad_allowed"]:
+        return []
+    return [
+        f"{len(summary['bad']):,} {summary['split'] or 'validation'} images cannot be read: replace or remove them."
+    ]
+
+
+def about_overlap(name: str, pairs: int, images: int) -> list[str]:
+    """Return the advice on images that a set shares with the training images."""
     if not pairs:
         return []
-    return [f"{pairs:,} of the {images:,} images of {_plain(other)} are also in {_plain(train)}: accuracy on them says "
-            "little."]  # fmt: skip
+    text = f"{pairs:,} of the {images:,} {name} images are training images too: accuracy on them says little"
+    return [f"{text}; check.json names them."]
 
 
 def _balance(classes: dict[str, int]) -> str:
@@ -122,6 +139,5 @@ def _numbers(values: list[float]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a name without anything that a terminal would obey."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    """Return a name on one line, without anything that a terminal would obey."""
+    return plain(text).replace("\n", "\\n")

@@ -68,7 +68,7 @@ def none_left(name: str, bad: Sequence[BadFile]) -> DataError:
     """Return the error for a source in which no image to replace a bad one was found."""
     return DataError(
         f"nearly all images of {name!r} seem unusable",
-        found=f"{len(bad)} bad ones in a row; {bad[0].name!r} {bad[0].reason}",
+        found=f"{len(bad)} bad ones drawn in a row; the first, {bad[0].name!r}, {bad[0].reason}",
         expected="a bad image here and there",
         fix=f"{bad[0].fix or 'replace them'}; mae-lite check DATA lists them all",
     )
@@ -89,9 +89,9 @@ class BadFiles:
         self._set, self._images, self._on_bad, self._path = set_name, images, on_bad, path
         self._met: set[int] = set()
         if path is not None and path.exists():
-            with path.open(encoding="utf-8", newline="") as handle:
-                rows = list(csv.reader(handle))
-            self._met = {int(row[1]) for row in rows[1:] if len(row) == len(_HEADER) and row[0] == set_name}
+            with path.open(encoding="utf-8", errors="replace", newline="") as handle:
+                rows = [row for row in csv.reader(handle) if len(row) == len(_HEADER) and row[0] == set_name]
+            self._met = {int(row[1]) for row in rows if row[1].isdecimal()}  # the file is open to anyone's pen
 
     @property
     def count(self) -> int:
@@ -105,17 +105,16 @@ class BadFiles:
             DataError: at the first where ``on_bad`` is "fail"; otherwise when there are more than :func:`allowed`.
         """
         for item in bad:
-            if item.index in self._met:
-                continue
             if self._on_bad == "fail":
                 raise DataError(
                     f"image {item.name!r} {item.reason}",
                     fix=f"{item.fix or 'replace it'}; or go on without it with --on-bad skip",
                 )
-            self._met.add(item.index)
-            self._list(item)
+            if item.index not in self._met:
+                self._met.add(item.index)
+                self._list(item)
             limit = allowed(self._images)
-            if len(self._met) > limit:
+            if len(self._met) > limit:  # also at the next start, which knows them already
                 raise DataError(
                     f"too many images of the {self._set} set are bad",
                     found=f"{len(self._met)} of {self._images:,}; the last one, {item.name!r}, {item.reason}",

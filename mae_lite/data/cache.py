@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mae_lite import files
 from mae_lite.errors import DiskError
 
 _ABOUT = b"mae_lite"
+_CRC_BYTES = 4
+_HEAD = b"mae_lite table, CRC-32 of the Arrow file that begins at byte 64\n".ljust(64 - _CRC_BYTES)[: 64 - _CRC_BYTES]
 
 
 def place(kind: str, facts: Any) -> Path:
@@ -30,11 +33,15 @@ def load(path: Path) -> tuple[Any, dict[str, Any]] | None:
     """Open a kept table through a memory map.
 
     Returns:
-        The pyarrow table and what :func:`save` was told about it; None when it is not there or not whole.
+        The pyarrow table and what :func:`save` was told about it; None when it is not there or not as it was written.
     """
     try:
-        handle = pa.memory_map(str(path))
-        table = pa.ipc.open_file(handle, options=pa.ipc.IpcReadOptions(use_threads=False)).read_all()
+        whole = pa.memory_map(str(path)).read_buffer()
+        content = whole.slice(len(_HEAD) + _CRC_BYTES)
+        # The Arrow reader believes every offset: a damaged file would lead it to places that are not there.
+        if whole.slice(0, len(_HEAD) + _CRC_BYTES).to_pybytes() != _HEAD + _crc(content):
+            return None
+        table = pa.ipc.open_file(content, options=pa.ipc.IpcReadOptions(use_threads=False)).read_all()
         return table, json.loads(table.schema.metadata[_ABOUT])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
@@ -47,12 +54,19 @@ def save(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> No
         DiskError: when it cannot be written; says how to move the cache.
     """
     table = pa.table(dict(columns)).replace_schema_metadata({_ABOUT: json.dumps(dict(about))})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue()
     try:
-        with files.published_file(path) as temporary, files.explained(path, "write"):
-            with pa.ipc.new_file(str(temporary), table.schema) as writer:
-                writer.write_table(table)
+        files.make_folder(path.parent)
+        files.write_bytes(path, b"".join((_HEAD, _crc(content), content)))
     except DiskError as error:
         raise moved(error, path) from error
+
+
+def _crc(content: Any) -> bytes:
+    return zlib.crc32(memoryview(content)).to_bytes(_CRC_BYTES, "little")
 
 
 def moved(error: DiskError, path: Path) -> DiskError:

@@ -13,7 +13,10 @@ Rules, the same in training and in evaluation, set by :class:`mae_lite.config.Re
 
 from __future__ import annotations
 
+import errno
 import io
+import logging
+import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,10 +26,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from mae_lite.config import Reading
-from mae_lite.data.pixels import Picture, from_array, from_pillow, orientation
+from mae_lite.data.pixels import TURNS, UNDO, Picture, from_array, from_pillow, key_of_png, orientation, turned
 from mae_lite.data.sources import Encoded, Example
 from mae_lite.errors import DataError
 
@@ -34,6 +37,7 @@ from mae_lite.errors import DataError
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _NUMPY = b"\x93NUMPY"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BITS, _PLANAR = 258, 284  # TIFF tags
 _IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", *_TIFF)
 _LOOKS_LIKE = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself (run: git lfs pull)",
@@ -44,6 +48,9 @@ _LOOKS_LIKE = {
     b"%pdf": "a PDF document",
     b"pk\x03\x04": "a zip archive",
 }
+
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by its error
 
 
 def decode(example: Example, channels: int, reading: Reading = Reading()) -> Picture:  # noqa: B008  # it is frozen
@@ -70,11 +77,14 @@ def decode(example: Example, channels: int, reading: Reading = Reading()) -> Pic
     except (DataError, MemoryError):
         raise
     except Exception as error:  # damaged files make the libraries raise nearly anything: SyntaxError, struct.error, ...
+        packed = "imagecodecs" in str(error)  # an extra package of tifffile's for rarer compressions
         raise DataError(
             f"image {name!r} cannot be read",
-            found=_reason(data, error),
+            found="a compression that needs another package" if packed else _reason(data, error),
             expected=f"a complete image file ({', '.join(_FORMATS)}, npy)",
-            fix="replace it by an intact copy, or remove it from the data set",
+            fix="pip install imagecodecs, or save it without compression"
+            if packed
+            else "replace it by an intact copy, or remove it from the data set",
         ) from error
 
 
@@ -89,23 +99,54 @@ def _decode(data: Encoded, channels: int, reading: Reading, name: str) -> Pictur
     if head.startswith(_NUMPY):
         return from_array(_numpy(data, reading, name), channels, reading, name)
     if head.startswith(_TIFF) and channels not in (1, 3):
-        return from_array(_tiff(data, channels, reading, name), channels, reading, name)
+        return _from_tiff(data, channels, reading, name)
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as image:
             _check_size(image.size, reading, name)
-            image.load()
+            if _deep_planes(image):
+                return _from_tiff(data, channels, reading, name)
+            if "transparency" in image.info and image.format == "PNG":
+                image.info["transparency"] = key_of_png(image.info["transparency"], head[24], image.mode)
+            undo = _loaded(image)
+            if undo is not None and not reading.turn_upright:
+                return from_pillow(image.transpose(undo), channels, reading, name)
             return from_pillow(image, channels, reading, name)
     except Image.DecompressionBombError as error:
         raise _too_large(str(error), reading, name) from error
     except UnidentifiedImageError:
         if not head.startswith(_TIFF):
             raise
-    return from_array(_tiff(data, channels, reading, name), channels, reading, name)
+    return _from_tiff(data, channels, reading, name)
+
+
+def _deep_planes(image: Image.Image) -> bool:
+    """Say whether a TIFF has a plane for each colour and more than 8 bits, which Pillow reads in the wrong order."""
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(_PLANAR, 1) == 2 and len(image.getbands()) > 1 and max(tags.get(_BITS, (8,))) > 8
+
+
+def _loaded(image: Image.Image) -> Image.Transpose | None:
+    """Load an image; return what undoes the turn where Pillow has turned it already, as it does with every TIFF."""
+    turn = orientation(image) if image.format == "TIFF" else None
+    image.load()
+    return None if turn is None else UNDO.get(turn, turn)
+
+
+def _from_tiff(data: bytes | Path, channels: int, reading: Reading, name: str) -> Picture:
+    """Read a TIFF by the reader that knows any number and depth of channels."""
+    pixels, turn, white_is_zero = _tiff(data, channels, reading, name)
+    picture = from_array(pixels, channels, reading, name)
+    if white_is_zero and isinstance(picture, Image.Image):
+        picture = ImageChops.invert(picture)
+    return turned(picture, turn if reading.turn_upright else None)
 
 
 def _head(data: bytes | Path) -> bytes:
     if isinstance(data, bytes):
         return data[:64]
+    mode = data.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for without end; folders say it
+        raise OSError(errno.EINVAL, "a pipe, socket or device, no file")
     with data.open("rb") as handle:
         return handle.read(64)
 
@@ -122,7 +163,7 @@ def _array_in(handle: BinaryIO, size: int, reading: Reading, name: str) -> npt.N
     version = np.lib.format.read_magic(handle)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, kind = header(handle)
-    sides = sorted(shape, reverse=True)[:2] if len(shape) > 1 else [1, *shape]
+    sides = sorted(shape, reverse=True)[:2] if len(shape) > 1 else [1, *shape, 1]
     _check_size((sides[0], sides[1]), reading, name)
     expected = handle.tell() + int(np.prod(shape, dtype=object)) * kind.itemsize
     if kind.hasobject or expected != size:
@@ -137,16 +178,24 @@ def _array_in(handle: BinaryIO, size: int, reading: Reading, name: str) -> npt.N
     return array
 
 
-def _tiff(data: bytes | Path, channels: int, reading: Reading, name: str) -> npt.NDArray[Any]:
-    """Return the channels of a TIFF that Pillow cannot read, [H, W, C] or [H, W]."""
+def _tiff(
+    data: bytes | Path, channels: int, reading: Reading, name: str
+) -> tuple[npt.NDArray[Any], Image.Transpose | None, bool]:
+    """Return the channels of a TIFF that Pillow cannot read, how to turn them upright, and whether 0 is white."""
     with tifffile.TiffFile(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+        if not len(file.pages):
+            raise ValueError("its directory lies beyond its end")  # told by decode as what is wrong with the file
         page: Any = file.pages[0]
         _check_size((page.imagewidth, page.imagelength), reading, name)
+        turn = TURNS.get(int(page.tags.valueof(274, 1)))
+        white_is_zero = int(page.photometric) == 0 and page.samplesperpixel == 1
         if page.ndim == 2 and len(file.pages) == channels:
             pages: list[Any] = [file.pages[number].asarray() for number in range(channels)]
-            return np.stack(pages, axis=2)
+            return np.stack(pages, axis=2), turn, white_is_zero
         pixels: npt.NDArray[Any] = page.asarray()
-        return np.moveaxis(pixels, page.axes.index("S"), 2) if page.ndim == 3 and "S" in page.axes else pixels
+        if page.ndim == 3 and "S" in page.axes:
+            pixels = np.moveaxis(pixels, page.axes.index("S"), 2)
+        return pixels, turn, white_is_zero
 
 
 def _check_size(size: tuple[int, ...], reading: Reading, name: str) -> None:
@@ -204,33 +253,41 @@ class Facts:
     """What is done to it on reading, e.g. "turned upright"."""
 
 
-def facts(example: Example, reading: Reading) -> Facts:
+def facts(example: Example, channels: int, reading: Reading) -> Facts:
     """Return what the header says; call it for images that :func:`decode` could read."""
     data = example.data
     if isinstance(data, np.ndarray) or (not isinstance(data, Image.Image) and _head(data).startswith(_NUMPY)):
         array = data if isinstance(data, np.ndarray) else _numpy(data, reading, example.name)
-        return Facts(f"array {array.dtype}", array.shape[1], array.shape[0], ())
+        height, width = array.shape[:2] if array.ndim == 2 or array.shape[0] != channels else array.shape[1:]
+        return Facts(f"array {array.dtype}", width, height, ())
     if isinstance(data, Image.Image):
         return Facts(f"pixels {data.mode}", *data.size, ())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as image:
-                return Facts(f"{image.format} {image.mode}", *image.size, tuple(_notes(image, reading)))
+                return Facts(f"{image.format} {image.mode}", *image.size, tuple(_notes(image, channels, reading)))
         except UnidentifiedImageError:
             with tifffile.TiffFile(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
                 page: Any = file.pages[0]
                 return Facts(f"TIFF {page.dtype} x {page.samplesperpixel}", page.imagewidth, page.imagelength, ())
 
 
-def _notes(image: Image.Image, reading: Reading) -> Iterator[str]:
+def _notes(image: Image.Image, channels: int, reading: Reading) -> Iterator[str]:
     if orientation(image) is not None:
         yield "turned upright" if reading.turn_upright else "left lying as stored"
     if image.mode.startswith(("I", "F")):
         yield "reduced to 8 bits"
-    if image.has_transparency_data:
+    if image.has_transparency_data and channels in (1, 3):
         yield f"put on a background of {reading.background}"
     if image.info.get("icc_profile"):
         yield "colour profile applied" if reading.apply_profile else "colour profile ignored"
-    if getattr(image, "n_frames", 1) > 1:
+    if _frames(image) > 1:
         yield "only its first frame taken"
+
+
+def _frames(image: Image.Image) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # the first frame is whole, and that is the one that counts; a later one is damaged
+        return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -10,7 +11,7 @@ from typing import NamedTuple, get_args
 
 from mae_lite.data.sources import Source, Split, some
 from mae_lite.data.splits import split_of
-from mae_lite.errors import ConfigError, DataError, nearest
+from mae_lite.errors import ConfigError, DataError, SplitError, nearest
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ _CALLED = {
     "shards": "tar shards",
     "hf": "a Hugging Face data set",
 }
+
+
+_told: set[str] = set()  # a data set is opened once for each of its splits
 
 
 class _Request(NamedTuple):
@@ -56,6 +60,7 @@ def open_source(spec: str, split: Split = "train", *, strict: bool = False, allo
 
     Raises:
         ConfigError: when the kind is unknown.
+        SplitError: when the data do not have the split.
         DataError: when nothing usable is at the path; says what is there.
     """
     request = _parse(spec)
@@ -67,19 +72,30 @@ def open_source(spec: str, split: Split = "train", *, strict: bool = False, allo
             expected=f"a split such as {', '.join(get_args(Split))} after #",
             fix="--data X#val",
         )
-    return _open(spec, request, named or split, strict or named is not None, allow_empty)
+    source = _open(spec, request, named or split, strict or named is not None, allow_empty)
+    if request.part is not None and source.split is None and request.kind not in ("torchvision", "hf"):
+        raise SplitError(
+            f"{request.place!r} is not divided, so that it has no part {request.part!r}",
+            found="one part, all of it",
+            expected="folders, file names or a column that say train, val or test",
+            fix=f"--data {request.place}, or divide it",
+        )
+    return source
 
 
-def own_validation(spec: str, train: Source) -> Source | None:
-    """Return the validation images that a data set brings itself beside ``train``; None when it has none."""
+def own_split(spec: str, train: Source, split: Split, allow_empty: bool = False) -> Source | None:
+    """Return the validation or test images that a data set brings itself beside ``train``; None when it has none.
+
+    Raises:
+        DataError: when it has them and they cannot be used.
+    """
     if train.split is None or _parse(spec).part is not None:
         return None
     try:
-        source = open_source(spec, "val", strict=True)
-    except DataError as error:
-        _log.info("no validation images are read from %s: %s", spec, error.what)
+        source = open_source(spec, split, strict=True, allow_empty=allow_empty)
+    except SplitError:
         return None
-    return source if source.split == "val" else None
+    return source if source.split == split else None
 
 
 def _open(spec: str, request: _Request, split: Split, strict: bool, allow_empty: bool) -> Source:
@@ -102,8 +118,16 @@ def _open(spec: str, request: _Request, split: Split, strict: bool, allow_empty:
             from mae_lite.data.shards import Shards
 
             return Shards(place, split, spec, strict=strict)
-    if not path.exists():
+    _check_name(place)
+    if not os.path.exists(path):
         raise _missing(spec, path)
+    if not (path.is_file() or path.is_dir()):  # reading a pipe would wait for ever
+        raise DataError(
+            f"data {spec!r} cannot be read",
+            found="a pipe, socket or device",
+            expected="a file or a folder",
+            fix="give an existing folder of images or parquet file with --data PATH",
+        )
     if kind == "csv":
         from mae_lite.data.table import Table
 
@@ -121,13 +145,14 @@ def _parse(spec: str) -> _Request:
     """Return what ``spec`` asks for; a path that exists is a path, whatever signs it has."""
     part: str | None = None
     place = spec
-    if not Path(spec).expanduser().exists() and "#" in spec:
+    # os.path, as pathlib raises for names that are too long.
+    if "#" in spec and not os.path.exists(os.path.expanduser(spec)):
         place, part = spec.rsplit("#", 1)
     if place == "digits":
         return _Request("digits", "", part)
     # Two letters at least, so that a drive such as C: stays part of a path.
     match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]+):(.*)", place, flags=re.DOTALL)
-    if match is None or Path(place).exists():
+    if match is None or os.path.exists(place):
         return _Request(_recognised(place), place, part)
     kind, rest = match.groups()
     if kind not in KINDS or kind == "digits" or not rest:
@@ -145,14 +170,15 @@ def _recognised(place: str) -> str:
     """Return the kind of what lies at a bare path, and say it."""
     path = Path(place).expanduser()
     kind = _kind_of(path)
-    if kind != "folder" and (kind == "shards" or path.exists()):
+    if kind != "folder" and place not in _told and (kind == "shards" or os.path.exists(path)):
+        _told.add(place)
         _log.info("%s is read as %s", place, _CALLED[kind])
     return kind
 
 
 def _kind_of(path: Path) -> str:
     suffixes = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".tar": "shards"}
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return suffixes.get(path.suffix.lower(), "folder")
     if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
         return "hf"
@@ -164,6 +190,26 @@ def _kind_of(path: Path) -> str:
     if "parquet" in found or any(path.glob("data/*.parquet")):
         return "parquet"
     return "shards" if "shards" in found else "folder"
+
+
+def _check_name(place: str) -> None:
+    """Refuse what no file system takes as a name.
+
+    Raises:
+        DataError: when it is too long, or holds a zero byte.
+    """
+    try:
+        os.stat(os.path.expanduser(place) or ".")
+    except ValueError as error:
+        found = str(error)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            return
+        found = f"a name of {len(place):,} characters"
+    else:
+        return
+    fix = "give an existing folder of images or parquet file with --data PATH"
+    raise DataError(f"data {place[:80]!r} cannot be a path", found=found, fix=fix)
 
 
 def _missing(spec: str, path: Path) -> DataError:

@@ -6,6 +6,7 @@ into a cache folder (:mod:`mae_lite.data.cache`).
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from mae_lite.data import arrow_cache, cache
 from mae_lite.data.sources import Example, Source, Split, some
 from mae_lite.data.splits import choose_split, split_in
 from mae_lite.errors import DataError, DiskError
+
+_log = logging.getLogger(__name__)
 
 
 class Parquet(Source):
@@ -66,7 +69,14 @@ class Parquet(Source):
 
     def _encoded(self, index: int) -> bytes:
         if self._table is None:
-            self._table = arrow_cache.read(self._path).table
+            try:
+                self._table = arrow_cache.read(self._path).table
+            except OSError as error:
+                raise DataError(
+                    f"the Arrow copy of {self.name!r} has gone",
+                    found=f"{error.strerror or error}",
+                    fix="start the run again, which makes it anew",
+                ) from error
         chunk = int(np.searchsorted(self._chunks, index, side="right")) - 1
         data: bytes = self._table.column(0).chunk(chunk)[index - int(self._chunks[chunk])].as_py()
         return data
@@ -90,7 +100,8 @@ def _choose(path: Path, split: Split, name: str, strict: bool) -> tuple[list[Pat
     """Return the files of a split; all of them, and None, when their names announce none."""
     if not path.is_dir():
         return [path], None
-    files = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    found = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
+    files = [file for file in found if file.is_file()]  # a pipe would be waited for without end
     if not files:
         raise DataError(
             f"no parquet files in {name!r}",
@@ -101,5 +112,8 @@ def _choose(path: Path, split: Split, name: str, strict: bool) -> tuple[list[Pat
     announced = {file: split_in(file.stem) for file in files}
     if not any(announced.values()):
         return files, None
+    unnamed = [file.name for file, word in announced.items() if word is None]
+    if unnamed:
+        _log.warning("%s: %s are left out: their names say no split, those of the others do", name, some(unnamed))
     chosen = choose_split([word for word in announced.values() if word is not None], split, name, strict=strict)
     return [file for file in files if announced[file] == chosen], chosen

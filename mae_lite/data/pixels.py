@@ -21,7 +21,8 @@ Picture = Image.Image | tuple[Image.Image, ...]
 _MODES = {1: "L", 3: "RGB"}
 _DEEP = ("I", "F")
 _ORIENTATION = 0x0112
-_TURNS = {
+_PHOTOMETRIC = 262  # TIFF tag
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -30,6 +31,12 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""What makes an image upright, by its EXIF orientation."""
+UNDO = {
+    Image.Transpose.ROTATE_90: Image.Transpose.ROTATE_270,
+    Image.Transpose.ROTATE_270: Image.Transpose.ROTATE_90,
+}
+"""The turns that are not their own inverse."""
 
 
 def planes(picture: Picture) -> tuple[Image.Image, ...]:
@@ -49,9 +56,29 @@ def from_pillow(image: Image.Image, channels: int, reading: Reading, name: str) 
     if reading.apply_profile and not deep:
         flat = _in_srgb(image, name)
     result = _with_channels(flat, channels, reading, name)
+    return turned(result, turn)
+
+
+def turned(picture: Picture, turn: Image.Transpose | None) -> Picture:
+    """Return a picture turned as a whole; None leaves it."""
     if turn is None:
-        return result
-    return tuple(part.transpose(turn) for part in result) if isinstance(result, tuple) else result.transpose(turn)
+        return picture
+    return tuple(part.transpose(turn) for part in picture) if isinstance(picture, tuple) else picture.transpose(turn)
+
+
+def key_of_png(key: object, bits: int, mode: str) -> object:
+    """Return the transparent colour of a PNG in the values that its pixels have after reading; Pillow leaves it as is.
+
+    Args:
+        key: a grey value, three of a colour, or alpha values of a palette, which stay.
+        bits: of the file, for each channel.
+        mode: of the image; "I;16" keeps all bits.
+    """
+    if isinstance(key, tuple):
+        return tuple(value >> 8 for value in key) if bits == 16 else key
+    if isinstance(key, int) and mode == "L":
+        return key * (255 // (2**bits - 1)) if bits < 8 else key
+    return key
 
 
 def from_array(pixels: npt.NDArray[Any], channels: int, reading: Reading, name: str) -> Picture:
@@ -103,10 +130,12 @@ def to_bytes(values: npt.NDArray[Any], reading: Reading, name: str) -> npt.NDArr
         return np.clip(scaled, 0, 255).astype(np.uint8)
     if values.dtype == np.uint8:
         return values
-    if whole and low >= 0 and high <= 65535:
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return (values >> 8).astype(np.uint8)
-    if not whole and low >= 0 and high <= 255:
-        return np.rint(values * (255.0 if high <= 1 else 1.0)).astype(np.uint8)
+    if not whole and low >= 0 and high <= 1:
+        wide = values.astype(np.float32) if values.dtype.itemsize < 4 else values  # 16 bits would round twice
+        rounded: npt.NDArray[np.uint8] = np.rint(wide * 255.0).astype(np.uint8)
+        return rounded
     raise _unknown_range(f"{low:g} to {high:g} in numbers of type {values.dtype}", name)
 
 
@@ -114,8 +143,8 @@ def _unknown_range(found: str, name: str) -> DataError:
     return DataError(
         f"image {name!r} has values of unknown range",
         found=found,
-        expected="0 to 65535 for whole numbers, 0 to 1 or 0 to 255 for floating point",
-        fix="say which values are black and white with --reading.value-range LOW HIGH, or convert the file",
+        expected="whole numbers of 8 or 16 bits without sign, or floating point from 0 to 1",
+        fix="say which values are black and white, e.g. --reading.value-range 0 255, or convert the file",
     )
 
 
@@ -131,14 +160,23 @@ def _other_channels(count: int, channels: int, name: str) -> DataError:
 def orientation(image: Image.Image) -> Image.Transpose | None:
     """Return how the EXIF block says to turn the image; None for not at all."""
     try:
-        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        return TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # the EXIF block is broken, the pixels are not: viewers and training sets alike ignore it
         return None
 
 
 def _eight_bits(image: Image.Image, reading: Reading, name: str) -> Image.Image:
     """Return an image of more than 8 bits per pixel (modes I, I;16*, F) in mode L."""
-    return Image.fromarray(to_bytes(np.asarray(image), reading, name))
+    values = np.asarray(image)
+    if image.format == "PPM" and reading.value_range is None:  # Pillow spreads these over 16 bits
+        values = values.astype(np.uint16)
+    result = to_bytes(values, reading, name)
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # 0 is white; Pillow heeds it up to 8 bits only
+        result = 255 - result
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        result = np.where(values == key, np.uint8(reading.background), result)
+    return Image.fromarray(result)
 
 
 def _in_srgb(image: Image.Image, name: str) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -242,7 +243,9 @@ def stat_files(root: Path, names: Iterable[bytes]) -> npt.NDArray[np.int64]:
         except (FileNotFoundError, NotADirectoryError):
             rows += (-1, -1)
         except OSError as error:
-            raise _unreadable((root / os.fsdecode(name)).parent, error) from error
+            if error.errno != errno.ELOOP:  # a link to itself is as good as gone
+                raise _unreadable((root / os.fsdecode(name)).parent, error) from error
+            rows += (-1, -1)
         else:
             rows.append(status.st_size)
             rows.append(status.st_mtime_ns)

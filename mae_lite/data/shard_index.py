@@ -19,10 +19,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
+from mae_lite.data.scan import EXTENSIONS
 from mae_lite.data.shard_files import check_plain
 from mae_lite.errors import DataError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".npy")
 _LABELS = ("cls", "json")
 _LARGEST = {"an image": 1 << 30, "a label": 1 << 24}
 """Bytes of one member that are read into memory."""

@@ -97,20 +97,23 @@ class Shards(Source):
         name = f"{self._paths[shard]} member {member}"
         try:
             # pread has no position to share, so that threads and forked processes may use one file at once.
-            data = os.pread(self._open(shard, name).descriptor, size, int(self._offsets[index]))
+            descriptor = self._open(shard).descriptor
+            data = os.pread(descriptor, size, int(self._offsets[index]))
+            # After the read: a shard written over would give another image under this one's label.
+            status = os.fstat(descriptor)
         except OSError as error:
             raise _changed(name, str(error.strerror)) from error
+        if (status.st_size, status.st_mtime_ns) != self._states[shard]:
+            self._opened.pop(shard, None)  # what lies at the path now may be another file
+            raise _changed(name, "another size or time of change")
         if len(data) != size:
             raise _changed(name, f"{len(data)} of {size} bytes")
         return Example(name, data)
 
-    def _open(self, shard: int, name: str) -> _Opened:
+    def _open(self, shard: int) -> _Opened:
         opened = self._opened.pop(shard, None)
         if opened is None:
             with self._paths[shard].open("rb", buffering=0) as file:
-                status = os.fstat(file.fileno())
-                if (status.st_size, status.st_mtime_ns) != self._states[shard]:
-                    raise _changed(name, "another size or time of change")
                 opened = _Opened(os.dup(file.fileno()))
         self._opened[shard] = opened  # at the end: what was used longest ago stands first
         for oldest in list(self._opened)[:-_MOST_OPEN]:

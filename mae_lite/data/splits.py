@@ -11,7 +11,7 @@ import numpy as np
 
 from mae_lite import draws
 from mae_lite.data.sources import Indices, Source, Split, Subset, some
-from mae_lite.errors import ConfigError, DataError
+from mae_lite.errors import ConfigError, DataError, SplitError
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def choose_split(available: Iterable[Split], wanted: Split, name: str, *, strict
         strict: whether nothing may stand in.
 
     Raises:
-        DataError: when neither is there.
+        SplitError: when neither is there.
     """
     present = list(available)
     for option in (wanted, *(() if strict else STAND_INS[wanted])):
@@ -56,7 +56,7 @@ def choose_split(available: Iterable[Split], wanted: Split, name: str, *, strict
             if option != wanted:
                 _log.info("%s has no %s images of its own: its %s images are taken", name, wanted, option)
             return option
-    raise DataError(
+    raise SplitError(
         f"{name!r} has no {wanted} images",
         found=f"only {some([str(split) for split in present])}",
         expected=f"a part named {' or '.join(WORDS[wanted])}",

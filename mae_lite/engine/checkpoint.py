@@ -38,7 +38,7 @@ class Progress:
     best_step: int | None = None
     """The step it was measured at."""
     measured: dict[str, float] = field(default_factory=dict)
-    """The newest validation numbers."""
+    """The newest of all numbers that probes and validation gave."""
 
 
 def save(

@@ -35,8 +35,17 @@ _SAVES_MAY_FAIL = 3
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 0.02
 
-Probe = Callable[[int, Any], Mapping[str, float]]
-"""(finished updates, encoder in eval mode) -> numbers for metrics.jsonl."""
+
+@dataclass(frozen=True)
+class Probe:
+    """Something to do beside training, at its own rhythm. It must change neither weights nor random generators."""
+
+    measure: Callable[[int, Any], Mapping[str, float]]
+    """(finished updates, encoder in eval mode) -> numbers for metrics.jsonl; "val_top1" decides which state is best."""
+    every_epochs: float
+    """Epochs between two times; the end of the schedule always is one."""
+    at_start: bool = False
+    """Also before the first update."""
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -76,6 +85,8 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     last = min(end, job.runtime.stop_after_steps or end)
     batches, meter, saver = job.batches(progress.step, last), _Meter(job, progress), _Saver(job, progress)
     job.wrapped.train()
+    if progress.step == 0:
+        _run_probes(job, progress)
     while progress.step < last:
         step = progress.step
         set_learning_rate(optimizer, job.rate(step))
@@ -88,9 +99,7 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
             job.ema.update_parameters(job.method)
         progress.step = step + 1
         meter.add(loss)
-        better = False
-        if _due(progress.step, job.runtime.validate_every_epochs * job.plan.steps_per_epoch, end):
-            better = _run_probes(job, progress)
+        better = _run_probes(job, progress)
         row = None
         if _due(progress.step, job.runtime.log_every_steps, end):
             row = meter.row(job.rate(step), norm)
@@ -144,20 +153,23 @@ def _due(step: int, every: float, end: int) -> bool:
 
 
 def _run_probes(job: Job, progress: Progress) -> bool:
-    """Measure; return whether this is the best so far, and so a state to keep."""
+    """Measure what is due; return whether this is the best so far, and so a state to keep."""
+    step, epoch, end = progress.step, job.plan.steps_per_epoch, job.rate.total_steps
+    due = [p for p in job.probes if (_due(step, p.every_epochs * epoch, end) if step else p.at_start)]
+    if not due:
+        return False
     model = job.ema.module if job.ema is not None else job.method
     model.eval()
     with torch.no_grad():
-        measured = [probe(progress.step, model.encoder) for probe in job.probes]
+        numbers = {name: value for probe in due for name, value in probe.measure(step, model.encoder).items()}
     job.wrapped.train()
-    progress.measured = {name: value for numbers in measured for name, value in numbers.items()}
-    accuracy = progress.measured.get("val_top1")
+    progress.measured |= numbers
+    accuracy = numbers.get("val_top1")
     better = accuracy is not None and (progress.best is None or accuracy > progress.best)
     if better:
-        progress.best, progress.best_step = accuracy, progress.step
-    if progress.measured:
-        epoch = progress.step / job.plan.steps_per_epoch
-        job.log({"step": progress.step, "epoch": round(epoch, 4), **progress.measured})
+        progress.best, progress.best_step = accuracy, step
+    if numbers:
+        job.log({"step": step, "epoch": round(step / epoch, 4), **numbers})
     return better
 
 

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 
 from mae_lite.config import Recipe, Runtime
 from mae_lite.errors import ConfigError, MaeLiteError
+from mae_lite.rundir import resident_peak_mb
 
 T = TypeVar("T")
 
@@ -43,7 +44,16 @@ def start_fabric(recipe: Recipe, runtime: Runtime) -> Fabric:
         precision="bf16-mixed" if cuda and recipe.precision == "bf16" else "32-true",
     )
     fabric.launch()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(fabric.device)
     return fabric
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the most memory held so far, in megabytes: by tensors on a GPU, elsewhere by this process."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    return resident_peak_mb()
 
 
 def on_rank_zero(fabric: Fabric, action: Callable[[], T]) -> T | None:

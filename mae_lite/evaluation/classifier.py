@@ -28,6 +28,7 @@ def evaluate_run(
     batch_size: int = 256,
     workers: int = 0,
     on_bad: Literal["fail", "skip"] = "fail",
+    allow_empty: bool = False,
 ) -> dict[str, Any]:
     """Measure a classifier on a labelled set and write ``eval/NAME.json`` into its run folder.
 
@@ -38,6 +39,7 @@ def evaluate_run(
         batch_size: images per forward pass; it does not change the result.
         workers: processes that read images.
         on_bad: whether an unreadable image ends the evaluation, or is left out (at most 10 or 0.1 %) and counted.
+        allow_empty: whether a class folder may be empty.
 
     Returns:
         Shares in 0 to 1: ``top1``, ``top5`` (None below six classes), ``macro``, ``per_class``, and what was measured.
@@ -48,15 +50,16 @@ def evaluate_run(
     """
     loaded = load_run(run)
     spec = data or loaded.data
-    source, fingerprint = _labelled(loaded, run, spec, split)
+    source, fingerprint = _labelled(loaded, run, spec, split, allow_empty)
     bad_files = BadFiles(split, len(source), on_bad, path=None)
     accuracy = _accuracy(loaded, source, bad_files, batch_size, workers)
     numbers = asdict(accuracy)
     per_class = dict(zip(source.classes or (), numbers.pop("per_class"), strict=True))
-    about = {"run": str(run), "step": loaded.step, "data": spec, "split": split, "unreadable": bad_files.count}
+    taken = source.split or split  # where test images are missing, validation images stand in and are called so
+    about = {"run": str(run), "step": loaded.step, "data": spec, "split": taken, "unreadable": bad_files.count}
     result = {**about, **numbers, "per_class": per_class}
     files.make_folder(run / "eval")
-    name = f"{split}-{files.sha256(spec.encode())[:8]}.json"
+    name = f"{taken}-{files.sha256(spec.encode())[:8]}.json"
     files.write_json(run / "eval" / name, {**result, "fingerprint": fingerprint})
     return result
 
@@ -82,14 +85,16 @@ def _accuracy(loaded: LoadedRun, source: Source, bad_files: BadFiles, batch_size
     )
 
 
-def _labelled(loaded: LoadedRun, run: Path, spec: str, split: Split) -> tuple[Source, dict[str, int | str]]:
+def _labelled(
+    loaded: LoadedRun, run: Path, spec: str, split: Split, allow_empty: bool
+) -> tuple[Source, dict[str, int | str]]:
     """Open the images to measure on, with the class numbers of the run, and return their fingerprint too."""
     if not isinstance(loaded.recipe.method, config.Supervised) or loaded.classes is None:
         raise ConfigError(
             f"{str(run)!r} is a pre-training run: it has no classes to be right or wrong about",
             fix=f"fine-tune it first: mae-lite finetune RECIPE --init {run} --data DATA",
         )
-    source = open_source(spec, split)
+    source = open_source(spec, split, allow_empty=allow_empty)
     if source.classes is None:
         raise DataError(f"{spec!r} has no labels", fix="give labelled images with --data")
     fingerprint = _fingerprint(source, split, loaded.data)

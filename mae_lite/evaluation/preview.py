@@ -3,18 +3,61 @@
 from __future__ import annotations
 
 import io
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mae_lite import config
+from mae_lite import config, files
 from mae_lite.data.loader import Batch, to_device
+from mae_lite.errors import DiskError
 from mae_lite.methods.mae import MaskedAutoencoder, patchify, unpatchify
+
+_log = logging.getLogger(__name__)
 
 _GAP = 2
 _GREY = 128
+
+
+class Previews:
+    """Paints the same few images with the same masks again and again, into ``previews/step_N.png``."""
+
+    def __init__(
+        self, method: MaskedAutoencoder, recipe: config.Recipe, folder: Path, batches: Callable[[], Iterable[Batch]]
+    ) -> None:
+        """Prepare; the images are read when they are needed first, and kept.
+
+        Args:
+            method: what paints.
+            recipe: says how images are normalised.
+            folder: the run folder.
+            batches: loads the images.
+        """
+        self._method, self._recipe, self._folder, self._batches = method, recipe, folder / "previews", batches
+        self._batch: Batch | None = None
+        self._warned = False
+
+    def __call__(self, step: int, encoder: Any) -> dict[str, float]:
+        """Write the picture of ``step``; a disk that refuses costs the picture, not the run. There are no numbers."""
+        del encoder  # its method has it
+        if self._batch is None:
+            self._batch = next(iter([*self._batches()]), None)
+        if self._batch is None:  # none could be read
+            return {}
+        picture = reconstruction_png(self._method, self._batch, self._recipe)
+        try:
+            files.make_folder(self._folder)
+            files.write_bytes(self._folder / f"step_{step}.png", picture)
+        except DiskError as error:
+            if not self._warned:
+                _log.warning("%s (%s), training goes on; %s", error.what, error.found, error.fix)
+            self._warned = True
+        return {}
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import logging
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from mae_lite.models.vit import adapted_projection, resized_positions
 _log = logging.getLogger(__name__)
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 _STATE_NAMES = ("model", "state_dict", "model_state")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # torch paints its messages
 _MAX_BYTES = 16 * 2**30
 
 
@@ -80,7 +82,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many kinds here; each means the same to the user
         raise CheckpointError(
             f"{str(path)!r} holds more than tensors, or is not a PyTorch checkpoint",
-            found=str(error).splitlines()[0][:200],
+            found=_COLOURS.sub("", str(error)).splitlines()[0][:200],
             fix="ask its author for a safetensors file; code inside a checkpoint is never run here",
         ) from error
     return _state_dict(content, path)

@@ -1,70 +1,56 @@
-"""Self-contained HTML pages: the only module that renders HTML. Everything but our own figures is escaped."""
+"""Self-contained HTML: the only module that renders it. Everything but our own figures, style and script is escaped."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import hashlib
+import importlib.resources
 from pathlib import Path
 
 import jinja2
 import markupsafe
 
 from mae_lite import files
+from mae_lite.report.compose import Report
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table whose first column names the row."""
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure with its caption: SVG made by :mod:`mae_lite.figures`, or a PNG."""
-
-    caption: str
-    svg: str = ""
-    png: bytes = b""
-
-    @property
-    def markup(self) -> markupsafe.Markup:
-        """The SVG as trusted markup; it comes from our own drawing code, which escapes its text."""
-        return markupsafe.Markup(self.svg)
-
-    @property
-    def source(self) -> str:
-        """The PNG as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
-
-
-@dataclass(frozen=True)
-class Page:
-    """What a page says, in order."""
-
-    title: str
-    headline: str
-    notes: Sequence[str] = ()
-    tables: Sequence[Table] = ()
-    figures: Sequence[Figure] = ()
-    commands: Sequence[str] = field(default_factory=tuple)
-
-
-def render(page: Page) -> str:
-    """Return the page as one HTML file that needs no network."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mae_lite.report"), autoescape=True, undefined=jinja2.StrictUndefined
+def render(report: Report) -> str:
+    """Return the report as one HTML file that needs no network and runs no script but its own."""
+    script, style = _resource("report.js"), _resource("report.css")
+    # The digest allows this very script and no other, whatever a name in a run may try.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template("page.html.j2").render(
+        report=report, script=markupsafe.Markup(script), style=markupsafe.Markup(style), script_digest=digest
     )
-    return environment.get_template("page.html.j2").render(page=page)
 
 
-def write(page: Page, path: Path) -> None:
-    """Write the page to ``path``.
+def render_content(report: Report) -> str:
+    """Return what is inside the page's ``main``: what changes while runs go on."""
+    return _template("content.html.j2").render(report=report)
+
+
+def write(report: Report, path: Path) -> None:
+    """Write the report to ``path``.
 
     Raises:
         DiskError: when that is not possible.
     """
-    files.write_text(path, render(page))
+    files.make_folder(path.parent)
+    files.write_text(path, render(report))
+
+
+def _template(name: str) -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mae_lite.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = lambda svg: markupsafe.Markup(svg)  # our own drawing code escapes its text
+    environment.filters["key"] = lambda text: hashlib.sha256(str(text).encode()).hexdigest()[:12]
+    return environment.get_template(name)
+
+
+def _resource(name: str) -> str:
+    return (importlib.resources.files("mae_lite.report") / "templates" / name).read_text(encoding="utf-8")

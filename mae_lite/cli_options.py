@@ -1,0 +1,93 @@
+"""The options of every command, beside those of recipes and runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mae_lite import config
+
+
+class ListOptions(config.Config):
+    """Options of ``mae-lite recipes``."""
+
+    json_output: bool = False
+    """Print JSON with every setting instead of a table."""
+
+
+class EvaluateOptions(config.Config):
+    """Options of ``mae-lite evaluate``."""
+
+    data: str | None = None
+    """Labelled images; by default the test split of the run's own data."""
+    split: Literal["train", "val", "test"] = "test"
+    """Split of data that has both."""
+    batch_size: int = Field(256, ge=1)
+    """Images per forward pass."""
+    workers: int = Field(0, ge=0)
+    """Processes that read images."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """An unreadable image ends the evaluation, or is left out and counted."""
+    allow_empty_classes: bool = False
+    """Accept class folders without images."""
+    json_output: bool = False
+    """Print JSON instead of a table."""
+
+
+class CheckOptions(config.Config):
+    """Options of ``mae-lite check``."""
+
+    recipe: str = "mae-tiny"
+    """Recipe whose reading rules, channels and augmentation are tried."""
+    channels: int | None = Field(None, ge=1)
+    """Channels of the images, where the recipe is for another number."""
+    reading: config.Reading = config.Reading()
+    """How files become pixels; give here what training will be given."""
+    val_data: str | None = None
+    """Validation images, to be checked as well and compared; by default the data's own validation split."""
+    sample: int | None = Field(None, ge=1)
+    """Look at this many images, drawn at random, instead of all."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that read images; None chooses."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """Whether the exit code is 3 when a file is bad, or 0 as long as training would go on."""
+    save_hashes: str | None = None
+    """File to write the SHA-256 of every image to, in the format of sha256sum."""
+    compare_hashes: str | None = None
+    """Such a file, to find images that have changed since."""
+    out: str = "runs/check"
+    """Folder for check.json, preview.png and bad_files.csv."""
+    json_output: bool = False
+    """Print JSON instead of text (also --json)."""
+
+
+class ReportOptions(config.Config):
+    """Options of ``mae-lite report``."""
+
+    out: str = "report.html"
+    """The page to write."""
+    title: str | None = None
+    """Title of the page; None makes one of recipes and data."""
+
+
+class WatchOptions(config.Config):
+    """Options of ``mae-lite watch``."""
+
+    port: int = Field(8123, ge=0, le=65535)
+    """Port on this machine; 0 takes any that is free."""
+    title: str | None = None
+    """Title of the page."""
+
+
+class DemoOptions(config.Config):
+    """Options of ``mae-lite demo``."""
+
+    out: str = "runs/demo"
+    """Folder for the runs and the page."""
+    processes: int = Field(2, ge=1)
+    """Runs carried out at once, one thread each."""
+    pretrain_steps: int | None = Field(None, ge=1)
+    """Shorter pre-training, for a quick look."""
+    finetune_steps: int | None = Field(None, ge=1)
+    """Shorter fine-tuning, for a quick look."""

@@ -1,0 +1,124 @@
+"""Runs that differ in their seed alone are one row: mean, interval, single values."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mae_lite.report.read import Baseline, Run
+from mae_lite.report.repeat import differences
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its uncertainty."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the 95 % interval of the mean (Student's t); None below two values."""
+        count = len(self.values)
+        if count < 2:
+            return None
+        from scipy.special import stdtrit
+
+        return float(stdtrit(count - 1, 0.975)) * statistics.stdev(self.values) / math.sqrt(count)
+
+    def text(self, digits: int = 1) -> str:
+        """Return "91.9 ± 1.2", or the value alone."""
+        half = self.half_width
+        return f"{self.mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe, data set and start, one for each seed; or an opponent that is no run."""
+
+    label: str
+    """What to call it; unique within a report."""
+    pretraining: str
+    """Method behind the weights, which decides the colour."""
+    data: str
+    labels: int | None
+    runs: tuple[Run, ...]
+    numbers: tuple[Baseline, ...] = ()
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Top-1 in percent by seed."""
+        if self.numbers:
+            return {number.seed: 100 * number.top1 for number in self.numbers}
+        found = {run.seed: run.accuracy() for run in self.runs}
+        return {seed: 100 * accuracy[0] for seed, accuracy in found.items() if accuracy is not None}
+
+    @property
+    def accuracy(self) -> Estimate | None:
+        """Top-1 in percent over the seeds."""
+        values = tuple(self.by_seed.values())
+        return Estimate(values) if values else None
+
+    @property
+    def steps(self) -> int | None:
+        """Updates of a whole run."""
+        totals = [run.status.get("total_steps") for run in self.runs]
+        return totals[0] if totals and isinstance(totals[0], int) else None
+
+
+def difference(ours: Group, theirs: Group) -> Estimate | None:
+    """Return ours minus theirs in points, paired by seed; None when no seed is in both."""
+    common = sorted(set(ours.by_seed) & set(theirs.by_seed))
+    if not common:
+        return None
+    return Estimate(tuple(ours.by_seed[seed] - theirs.by_seed[seed] for seed in common))
+
+
+def groups(runs: Iterable[Run], numbers: Sequence[Baseline]) -> list[Group]:
+    """Return the groups in the order of their first run; opponents that are no runs come last."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = {key: value for key, value in run.raw.items() if key not in ("seed", "note")}
+        key = json.dumps([settings, run.data, run.pretraining], sort_keys=True, default=str)
+        found.setdefault(key, []).append(run)
+    members = list(found.values())
+    labels = _labels(members)
+    result = [
+        Group(label, runs[0].pretraining, runs[0].data, runs[0].labels, tuple(runs))
+        for label, runs in zip(labels, members, strict=True)
+    ]
+    opponents: dict[tuple[str, str, int | None], list[Baseline]] = {}
+    for number in numbers:
+        opponents.setdefault((number.name, number.data, number.labels), []).append(number)
+    result += [Group(name, name, data, labels, (), tuple(n)) for (name, data, labels), n in opponents.items()]
+    return result
+
+
+def _labels(members: Sequence[Sequence[Run]]) -> list[str]:
+    """Return the recipe's name of each group, and what sets it apart from others of the same name."""
+    names = [str(runs[0].raw.get("name", runs[0].name)) for runs in members]
+    places = [(name, runs[0].data, runs[0].labels) for name, runs in zip(names, members, strict=True)]
+    sets = {runs[0].data for runs in members}
+    labels = []
+    for name, place, runs in zip(names, places, members, strict=True):
+        label = f"{name} on {runs[0].data}" if len(sets) > 1 else name
+        if places.count(place) > 1:
+            own = ", ".join(f"{setting} {value}" for setting, _, value in differences(runs[0])[:3] if setting != "seed")
+            label = f"{label} ({own or runs[0].name})"
+        labels.append(label if label not in labels or len(places) == len(set(places)) else f"{label}, {runs[0].name}")
+    return labels
+
+
+def families(found: Sequence[Group]) -> dict[str, list[Group]]:
+    """Return groups that differ in labels per class alone, by their label."""
+    result: dict[str, list[Group]] = {}
+    for group in found:
+        result.setdefault(group.label, []).append(group)
+    return result

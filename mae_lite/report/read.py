@@ -1,0 +1,228 @@
+"""Run folders as plain facts: all that a report knows, read without torch. What is missing or damaged is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mae_lite import rundir
+from mae_lite.config import Recipe, Supervised
+from mae_lite.errors import CheckpointError, ConfigError, MaeLiteError
+from mae_lite.overrides import build
+
+BASELINES = "baselines.json"
+"""Beside run folders: numbers of opponents that are no runs, a list of objects (see :class:`Baseline`)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run folder says."""
+
+    name: str
+    folder: Path
+    recipe: Recipe | None
+    """None when this version does not understand it; ``raw`` has it all the same."""
+    raw: dict[str, Any]
+    """The recipe as written."""
+    data: str
+    init: str | None
+    pretraining: str
+    """What the weights started from: "mae", "scratch", ...; for a pre-training run its own method."""
+    status: dict[str, Any]
+    starts: list[dict[str, Any]]
+    """provenance.json: one entry for each start."""
+    rows: list[dict[str, Any]]
+    """metrics.jsonl."""
+    evaluations: list[dict[str, Any]]
+    """eval/*.json, the newest last."""
+    previews: list[tuple[int, Path]]
+    """(step, PNG), in order."""
+    bad_files: int
+    problems: list[str] = field(default_factory=list)
+    """Files that could not be read."""
+
+    @property
+    def supervised(self) -> bool:
+        """Whether it trains a classifier."""
+        return str(self.raw.get("method", {}).get("kind", "")) == "supervised"
+
+    @property
+    def state(self) -> str:
+        """running, stopped, paused, finished or failed; unknown without a status."""
+        return str(self.status.get("state", "unknown"))
+
+    @property
+    def seed(self) -> int:
+        """Seed of the recipe."""
+        return int(self.raw.get("seed", 0))
+
+    @property
+    def labels(self) -> int | None:
+        """Labels per class; None for all."""
+        value = self.raw.get("labels_per_class")
+        return None if value is None else int(value)
+
+    def series(self, key: str) -> tuple[list[float], list[float]]:
+        """Return steps and values of a number in the metrics."""
+        found = [(row["step"], row[key]) for row in self.rows if isinstance(row.get(key), int | float)]
+        return [float(step) for step, _ in found], [float(value) for _, value in found]
+
+    def accuracy(self) -> tuple[float, str] | None:
+        """Return the newest top-1 in 0 to 1 and what it was measured on; test images before validation images."""
+        measured = [item for item in self.evaluations if isinstance(item.get("top1"), int | float)]
+        tests = [item for item in measured if item.get("split") == "test"] or measured
+        if tests:
+            return float(tests[-1]["top1"]), f"{tests[-1].get('split')} images of {tests[-1].get('data')}"
+        steps, values = self.series("val_top1")
+        return (values[-1], f"validation images, step {steps[-1]:.0f}") if values else None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One number of an opponent that is no run."""
+
+    name: str
+    data: str
+    labels: int | None
+    seed: int
+    top1: float
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """Return the run folders among ``paths`` and directly below them, each once, in order.
+
+    Raises:
+        CheckpointError: when a path holds none; names runs nearby.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inner = [path] if _is_run(path) else sorted(p for p in path.glob("*") if _is_run(p))
+        if not inner:
+            near = sorted(str(p.parent) for p in path.parent.glob("*/recipe.json"))[:5] if path.parent.is_dir() else []
+            raise CheckpointError(
+                f"no run in {str(path)!r}",
+                found="; runs nearby: " + ", ".join(near) if near else "no recipe.json",
+                expected="a run folder, or a folder of run folders",
+                fix="give the folder that --out named, e.g. runs/NAME",
+            )
+        found += [run for run in inner if run not in found]
+    return found
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "recipe.json").is_file()
+
+
+def read(folder: Path) -> Run:
+    """Read one run folder; what cannot be read is listed under ``problems``."""
+    problems: list[str] = []
+    record = _object(folder / "recipe.json", problems)
+    raw = record.get("recipe")
+    raw = raw if isinstance(raw, dict) else {}
+    if not isinstance(raw.get("method"), dict):
+        raw = {**raw, "method": {}}
+    starts = _object(folder / "provenance.json", problems).get("starts", [])
+    init = record.get("init")
+    return Run(
+        name=folder.name,
+        folder=folder,
+        recipe=_recipe(raw, problems),
+        raw=raw,
+        data=str(record.get("data", "")),
+        init=None if init is None else str(init),
+        pretraining=_pretraining(folder, raw, init),
+        status=_object(folder / "status.json", problems),
+        starts=[start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else [],
+        rows=[row for row in _rows(folder, problems) if isinstance(row, dict) and isinstance(row.get("step"), int)],
+        evaluations=list(_evaluations(folder, problems)),
+        previews=_previews(folder),
+        bad_files=_bad_files(folder),
+        problems=problems,
+    )
+
+
+def baselines(paths: Sequence[Path]) -> list[Baseline]:
+    """Return the numbers of opponents that lie in ``paths`` or beside them."""
+    found = []
+    for place in dict.fromkeys(place for path in paths for place in (path, path.parent)):
+        try:
+            items = json.loads((place / BASELINES).read_text(encoding="utf-8"))
+            found += [
+                Baseline(str(i["name"]), str(i["data"]), i["labels_per_class"], int(i["seed"]), float(i["top1"]))
+                for i in items
+            ]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _object(path: Path, problems: list[str]) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return rundir.read_json(path, "a run folder")
+    except MaeLiteError as error:
+        problems.append(f"{path.name}: {error.found or error.what}")
+        return {}
+
+
+def _rows(folder: Path, problems: list[str]) -> list[Any]:
+    try:
+        return rundir.read_rows(folder)
+    except (OSError, ValueError) as error:
+        problems.append(f"metrics.jsonl: {error}")
+        return []
+
+
+def _recipe(raw: dict[str, Any], problems: list[str]) -> Recipe | None:
+    try:
+        return build(Recipe, raw)
+    except ConfigError as error:
+        problems.append(f"recipe.json: {error.what}")
+        return None
+
+
+def _pretraining(folder: Path, raw: dict[str, Any], init: Any) -> str:
+    """Return the method behind the weights; followed to the run that they came from where it can be read."""
+    kind = str(raw.get("method", {}).get("kind", "unknown"))
+    if kind != "supervised":
+        return kind
+    if init is None:
+        return "scratch"
+    for place in (Path(str(init)), folder.parent / Path(str(init)).name):
+        try:
+            content = json.loads((place / "recipe.json").read_text(encoding="utf-8"))
+            return str(content["recipe"]["method"]["kind"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return "pre-trained"
+
+
+def _evaluations(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
+    def age(path: Path) -> float:
+        return path.stat().st_mtime
+
+    for path in sorted((folder / "eval").glob("*.json"), key=age):
+        found = _object(path, problems)
+        if found:
+            yield found
+
+
+def _previews(folder: Path) -> list[tuple[int, Path]]:
+    found = [(path.stem.removeprefix("step_"), path) for path in (folder / "previews").glob("step_*.png")]
+    return sorted((int(step), path) for step, path in found if step.isdecimal())
+
+
+def _bad_files(folder: Path) -> int:
+    try:
+        return max(0, len((folder / "bad_files.csv").read_text(encoding="utf-8").splitlines()) - 1)
+    except (OSError, ValueError):
+        return 0
+
+
+def is_classifier(recipe: Recipe) -> bool:
+    """Say whether a recipe trains a classifier."""
+    return isinstance(recipe.method, Supervised)

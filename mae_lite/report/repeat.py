@@ -1,0 +1,52 @@
+"""How a run differs from its recipe, and the command that repeats it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mae_lite import recipes
+from mae_lite.report.read import Run
+
+_SKIPPED = ("name", "note", "parent")
+
+
+def parent(run: Run) -> str | None:
+    """Return the known recipe that the run's is a variant of: its own name, or what it was derived from."""
+    known = recipes.names()
+    return next((str(name) for name in (run.raw.get("name"), run.raw.get("parent")) if name in known), None)
+
+
+def differences(run: Run) -> list[tuple[str, Any, Any]]:
+    """Return (setting, the parent's, the run's) for every setting that differs; empty without a known parent."""
+    name = parent(run)
+    if name is None:
+        return []
+    base = recipes.get(name).model_dump(mode="json")
+    return [item for item in _differing(base, run.raw) if item[0].split(".")[0] not in _SKIPPED]
+
+
+def command(run: Run) -> str:
+    """Return the command that repeats the run elsewhere: same settings, data and start, in a folder of its own."""
+    name = parent(run)
+    words = ["mae-lite", "finetune" if run.supervised else "pretrain"]
+    words.append(str(run.folder / "recipe.json") if name is None else name)
+    words += ["--data", run.data]
+    if run.init is not None:
+        words += ["--init", run.init]
+    for setting, _, value in differences(run):
+        words += [f"--{setting.replace('_', '-')}", *_as_words(value)]
+    return shlex.join([*words, "--out", f"{run.folder}-again"])
+
+
+def _as_words(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
+
+
+def _differing(base: Any, ours: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(base, Mapping) and isinstance(ours, Mapping):
+        for key in [*base, *(key for key in ours if key not in base)]:
+            yield from _differing(base.get(key), ours.get(key), f"{prefix}.{key}" if prefix else str(key))
+    elif base != ours:
+        yield prefix, base, ours

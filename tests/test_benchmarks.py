@@ -1,0 +1,228 @@
+"""The GPU benchmarks on a CPU with tiny sizes: that they run and write what they say, not how fast."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+TINY = ["--device", "cpu", "--tiny"]
+
+
+def jpeg(seed: int, side: int = 32) -> bytes:
+    """Return a random JPEG."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
+def write_cifar(folder: Path) -> None:
+    """Write parquet files with 40 images of 2 classes each."""
+    folder.mkdir(parents=True)
+    for split, first in (("train", 0), ("test", 100)):
+        images = [{"bytes": jpeg(first + number), "path": None} for number in range(40)]
+        table = pa.table({"image": images, "label": [number % 2 for number in range(40)]})
+        pq.write_table(table, folder / f"{split}.parquet")
+
+
+@pytest.fixture
+def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", str(tmp_path / "absent"))
+
+
+def module(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a benchmark as ``python benchmarks/NAME.py`` would."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(name)
+
+
+def facts(out: Path, name: str) -> Any:
+    """Return the results of a JSON after a look at what all of them hold."""
+    content = json.loads((out / f"gpu_{name}.json").read_text())
+    for key in ("command", "date", "device", "software", "sources"):
+        assert content[key], key
+    assert content["tiny"] is True
+    assert content["driver"] is None
+    return content["results"]
+
+
+def test_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module("gpu_reference", monkeypatch).main([*TINY, "--out", str(tmp_path), "--date", "2026-01-01"]) == 0
+    rows = facts(tmp_path, "reference")
+    assert {row["precision"] for row in rows} == {"fp32", "bf16"}
+    assert len(rows) == 14
+    assert all(row["difference"] < row["allowed"] for row in rows)
+    assert json.loads((tmp_path / "gpu_reference.json").read_text())["date"] == "2026-01-01"
+
+
+def test_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module("gpu_steps", monkeypatch).main([*TINY, "--out", str(tmp_path)]) == 0
+    results = facts(tmp_path, "steps")
+    rows = {(row["model"], row["mode"]): row for row in results["steps"]}
+    assert rows["mae_lite MAE", "bf16, compiled"]["skipped"] == "torch.compile is left out of the dry run"
+    for key in (("mae_lite MAE", "bf16"), ("mae_lite MAE", "fp32"), ("timm classification", "bf16")):
+        row = rows[key]
+        assert row["ms_min"] <= row["ms"] <= row["ms_max"]
+        assert row["images_per_second"] == pytest.approx(row["batch"] / row["ms"] * 1e3)
+        assert 0 < row["tflops"] == pytest.approx(row["images_per_second"] * row["gflops_per_image"] / 1e3)
+        assert row["share_of_matmul"] > 0
+
+
+def test_steps_say_what_failed_and_what_had_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = module("gpu_steps", monkeypatch)
+
+    def broken(*_: object) -> None:
+        raise ValueError("no such thing")
+
+    monkeypatch.setitem(steps.MAKERS, "timm classification", broken)
+    assert steps.main([*TINY, "--out", str(tmp_path)]) == 0
+    rows = {(row["model"], row["mode"]): row for row in facts(tmp_path, "steps")["steps"]}
+    assert rows["timm classification", "bf16"]["failed"] == "ValueError: no such thing"
+    assert "ms" in rows["mae_lite MAE", "fp32"]
+    monkeypatch.setitem(steps.MAKERS, "mae_lite MAE", broken)
+    assert steps.main([*TINY, "--out", str(tmp_path)]) == 1
+    assert json.loads((tmp_path / "gpu_steps.json").read_text())["passed"] is False
+    assert steps.main([*TINY, "--out", str(tmp_path), "--seconds", "0"]) == 0
+    assert all("skipped" in row for row in facts(tmp_path, "steps")["steps"])
+
+
+@pytest.mark.usefixtures("no_data")
+def test_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = module("gpu_end_to_end", monkeypatch)
+    assert benchmark.main([*TINY, "--out", str(tmp_path), "--workers", "0"]) == 0
+    results = facts(tmp_path, "end_to_end")
+    assert results["images"] == {"kind": "generated", "count": 16, "mean_kb": pytest.approx(1.5, abs=1.0)}
+    assert all(results["images_per_second"][name] > 0 for name in ("step alone", "loader alone", "run"))
+
+
+@pytest.mark.parametrize(("side", "runs"), [("mae", ["mae", "mae-fine"]), ("scratch", ["scratch", "scratch-longer"])])
+def test_cifar(side: str, runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(tmp_path / "data" / "cifar10")
+    monkeypatch.setenv("DATA", str(tmp_path / "data"))
+    benchmark = module("gpu_cifar", monkeypatch)
+    assert benchmark.main([side, *TINY, "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]) == 0
+    rows = facts(tmp_path, f"cifar_{side}")
+    assert [row["run"] for row in rows] == runs
+    assert all(row["updates"] > 0 for row in rows)
+    assert 0 <= rows[-1]["test_top1"] <= 1
+    assert rows[-1]["test_images"] == 40
+
+
+@pytest.mark.usefixtures("no_data")
+def test_cifar_without_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert module("gpu_cifar", monkeypatch).main(["mae", *TINY, "--out", str(tmp_path)]) == 77
+    assert "skipped: no train.parquet and no test.parquet" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_done_means_this_device_these_sources_and_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = module("gpu_record", monkeypatch)
+    options = record.options_of("").parse_args([*TINY, "--out", str(tmp_path)])
+    assert not record.done(options, "x")
+    path = record.write(options, "x", [], {})
+    assert record.done(options, "x")
+    assert record.main(["x", *TINY, "--out", str(tmp_path)]) == 0
+    facts = json.loads(path.read_text())
+    for key, other in (("device", "another"), ("sources", "another"), ("tiny", False), ("passed", False)):
+        path.write_text(json.dumps(facts | {key: other}))
+        assert not record.done(options, "x"), key
+
+
+def test_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = module("gpu_record", monkeypatch)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="--device cpu --tiny"):
+        record.device_of(record.options_of("").parse_args([]))
+
+
+def test_make_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    write_cifar(tmp_path / "cifar")
+    for number in range(6):
+        folder = tmp_path / "photos" / ("cat" if number % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(jpeg(number, side=96) if number else jpeg(0)[:200])
+    pack = module("make_pack", monkeypatch)
+    words = ["--images", str(tmp_path / "photos"), "--cifar10", str(tmp_path / "cifar"), "--side", "64"]
+    assert pack.main([*words, "--out", str(tmp_path / "pack")]) == 0
+    made = sorted((tmp_path / "pack" / "images").rglob("*.jpg"))
+    assert len(made) == 5
+    assert {path.parent.name for path in made} == {"cat", "dog"}
+    assert all(Image.open(path).size == (64, 64) for path in made)
+    assert "1 could not be read" in capsys.readouterr().out
+    original, copy = (tmp_path / name / "train.parquet" for name in ("cifar", "pack/cifar10"))
+    assert copy.read_bytes() == original.read_bytes()
+    smaller = ["--out", str(tmp_path / "small"), "--limit-mb", "0.006"]
+    assert pack.main([*words, *smaller]) == 0
+    assert sum(path.stat().st_size for path in (tmp_path / "small" / "images").rglob("*.jpg")) <= 6000
+    with pytest.raises(SystemExit, match="exists"):
+        pack.main([*words, "--out", str(tmp_path / "pack")])
+
+
+def test_missing_packages_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = module("gpu_site", monkeypatch)
+    versions = {"pydantic": None, "pydantic-core": "2.0", "typing-extensions": "4.9", "pillow": "11.0"}
+    needs = {
+        "pydantic.whl": ["pydantic-core==2.50.4", "typing-extensions>=4.16"],
+        "pydantic_core.whl": ["typing-extensions>=4.14"],
+        "typing_extensions.whl": [],
+    }
+    wheels = {name.removesuffix(".whl").replace("_", "-"): Path(name) for name in needs}
+
+    def lacks(need: Any) -> bool:
+        version = versions.get(need.name, "not asked")
+        return version is None or (need.name in versions and not need.specifier.contains(version))
+
+    monkeypatch.setattr(site, "lacks", lacks)
+    monkeypatch.setattr(site, "wheel_requirements", lambda path: [site.Requirement(line) for line in needs[path.name]])
+    chosen, unmet = site.chosen(wheels)
+    assert [path.name for path in chosen] == sorted(needs)
+    assert [line.partition(" ")[0] for line in unmet] == ["pillow>=12"]
+
+
+def queue(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the queue's script."""
+    return subprocess.run(
+        ["bash", str(BENCHMARKS / "gpu_queue.sh"), *TINY, "--out", str(tmp_path / "results")],
+        env=os.environ | {"PYTHON": sys.executable, "DATA": str(tmp_path / "data")} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_queue_skips_what_is_done_and_goes_on_after_a_failure(tmp_path: Path) -> None:
+    first = queue(tmp_path, ONLY="cifar_mae reference")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "done: 1\n  reference\nskipped: 1\n  cifar_mae (nothing" in first.stdout
+    second = queue(tmp_path, ONLY="reference")
+    assert "skipped: 1\n  reference (measured already)" in second.stdout
+    (tmp_path / "data" / "cifar10").mkdir(parents=True)
+    for name in ("train", "test"):
+        (tmp_path / "data" / "cifar10" / f"{name}.parquet").write_bytes(b"not parquet")
+    images = tmp_path / "data" / "images"
+    images.mkdir()
+    for number in range(8):
+        (images / f"{number}.jpg").write_bytes(jpeg(number))
+    third = queue(tmp_path, ONLY="end_to_end cifar_scratch", LIMIT="1")
+    assert third.returncode == 1
+    assert third.stdout.count("cut short after 1 s") == 2
+    fourth = queue(tmp_path, ONLY="end_to_end cifar_scratch", FORCE="1")
+    assert fourth.returncode == 1
+    assert "done: 1\n  end_to_end\n" in fourth.stdout
+    assert "failed: 1\n  cifar_scratch (exit code 1)" in fourth.stdout
