@@ -109,7 +109,7 @@ async function poll() {
     const answer = await fetch("content", { cache: "no-store" });
     if (!answer.ok) throw new Error(answer.status);
     update(await answer.text());
-    sign.textContent = answer.headers.get("X-State") || "live";
+    sign.textContent = `live: ${answer.headers.get("X-State") || "no state"}`;
   } catch (error) {
     sign.textContent = "no answer: is mae-lite watch still running?";
   }
