@@ -68,7 +68,7 @@ def curves(
     for name, runs in series.items():
         for number, (x, y) in enumerate(runs):
             marker = "o" if len(x) == 1 else None
-            label = name if number == 0 else None
+            label = _shown(name) if number == 0 else None
             axes.plot(x, y, color=colours[name], linewidth=1.4, alpha=0.85, marker=marker, markersize=3.5, label=label)
     axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_y else "linear")
     _legend(axes, len(series))
@@ -99,11 +99,16 @@ def points(
             axes.plot([place + shift] * len(single), single, "o", color=colour, markersize=3.5, alpha=0.6)
         means = [(place + shift, sum(single) / len(single)) for place, single in enumerate(per_group) if single]
         x, y = [place for place, _ in means], [mean for _, mean in means]
-        axes.plot(x, y, "-" if len(x) > 1 else "_", color=colour, linewidth=1.6, markersize=9, label=name)
+        axes.plot(x, y, "-" if len(x) > 1 else "_", color=colour, linewidth=1.6, markersize=9, label=_shown(name))
     axes.set_xticks(range(len(groups)), groups)
     axes.set(xlabel=x_label, ylabel=y_label)
     _legend(axes, len(values))
     return _svg(figure)
+
+
+def _shown(name: str) -> str:
+    """Return a name as matplotlib shall draw it: no formula between $, no entry hidden for its leading _."""
+    return name.replace("$", r"\$").replace("_", "\u200b_", 1) if name.startswith("_") else name.replace("$", r"\$")
 
 
 def _legend(axes: Any, entries: int) -> None:

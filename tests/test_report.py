@@ -5,8 +5,11 @@ from __future__ import annotations
 import html.parser
 import json
 import math
+import os
 import shlex
+import socket
 import statistics
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -152,7 +155,7 @@ PAYLOADS = (
     "<b\x0bonclick=1>", "%3Cscript%3E",
 )  # fmt: skip
 FIELDS = (
-    "name", "data", "init", "message", "split", "evaluated data", "device", "command", "recipe", "setting", "value",
+    "name", "data", "init", "message", "evaluated data", "device", "command", "recipe", "setting", "value",
     "title",
 )  # fmt: skip
 
@@ -171,7 +174,7 @@ def filled(root: Path, text: str) -> tuple[Path, str]:
         state="failed",
         message=marked["message"],
         top1=0.5,
-        evaluation={"split": marked["split"], "data": marked["evaluated data"]},
+        evaluation={"data": marked["evaluated data"]},
         start={"device": marked["device"], "command": [marked["command"]]},
         raw=raw,
         previews=(1, 2),
@@ -306,3 +309,111 @@ def test_watch_listens_on_this_machine_alone(tmp_path: Path) -> None:
         assert server.address.startswith("http://127.0.0.1:")
         with pytest.raises(DiskError, match=r"(?s)port \d+ of 127.0.0.1.*Fix: .*--port 0"):
             Watch([tmp_path / "runs"], int(server.address.rsplit(":", 1)[1].strip("/")))
+
+
+def pair(root: Path, ours: dict[int, float], theirs: dict[int, float], **changes: Any) -> Path:
+    """Write fine-tunings with 5 labels from MAE and from scratch, by seed; ``changes`` are those of scratch."""
+    if not (root / "pretrain").exists():
+        stored.run(root, "pretrain", recipes.get("digits-mae"))
+    for seed, top1 in ours.items():
+        tuned = recipes.derive(recipes.get("digits-finetune"), seed=seed)
+        stored.run(root, f"mae-{seed}", tuned, init=str(root / "pretrain"), top1=top1)
+    for seed, top1 in theirs.items():
+        scratch = recipes.derive(recipes.get("digits-scratch"), seed=seed, **changes.get("recipe", {}))
+        others = {name: value for name, value in changes.items() if name != "recipe"}
+        stored.run(root, f"scratch-{seed}", scratch, **{"top1": top1, **others})
+    return root
+
+
+def said(root: Path) -> str:
+    return " ".join(compose([root]).headline)
+
+
+def test_only_seeds_of_both_make_an_interval(tmp_path: Path) -> None:
+    text = said(pair(tmp_path / "some", {0: 0.9, 1: 0.8, 2: 0.7}, {1: 0.6, 2: 0.6}))
+    assert "+15.0 ± 63.5 points" in text and "(95 % intervals over 2 draws, paired)" in text
+    assert "one seed, so that nothing is said of chance" in said(pair(tmp_path / "one", {0: 0.9, 1: 0.8}, {1: 0.6}))
+    none = said(pair(tmp_path / "none", {0: 0.9}, {1: 0.6}))
+    assert none == "With 5 labels per class, MAE pre-training reaches 90.0 % on digits."
+
+
+def test_a_repeated_seed_and_an_unfinished_run_do_not_count_twice(tmp_path: Path) -> None:
+    root = pair(tmp_path / "runs", {0: 0.9, 1: 0.8}, {0: 0.6, 1: 0.6})
+    again = recipes.derive(recipes.get("digits-finetune"), seed=0)
+    stored.run(root, "mae-0-again", again, init=str(root / "pretrain"), top1=0.1)
+    stored.run(root, "mae-2", recipes.derive(again, seed=2), init=str(root / "pretrain"), top1=0.1, state="paused")
+    report = compose([root])
+    assert "reaches 85.0 %" in report.headline[0] and "mae-2 is paused" in report.headline[1]
+    assert any(note.startswith("Not compared: mae-0-again, mae-2.") for note in report.notes)
+
+
+def test_only_accuracies_on_the_same_images_are_compared(tmp_path: Path) -> None:
+    root = pair(tmp_path / "runs", {0: 0.9, 1: 0.9}, {0: 0.6, 1: 0.6})
+    stored.write(root / "scratch-0" / "eval" / "train-9.json", {"top1": 1.0, "split": "train", "data": "digits"})
+    stored.write(root / "scratch-1" / "eval" / "test-9.json", {"top1": 1.0, "split": "test", "data": "other.parquet"})
+    assert "+30.0" in said(root)
+    elsewhere = {"top1": 0.99, "split": "test", "data": "digits", "fingerprint": {"sha256": "other images"}}
+    stored.write(root / "scratch-1" / "eval" / "test-1.json", elsewhere)
+    report = compose([root])
+    assert "+30.0" in report.headline[0] and "one seed" in report.headline[0]
+    assert any("scratch-1" in note for note in report.notes)
+
+
+def test_two_pre_trainings_are_two_groups(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for name, epochs, top1 in (("long", 500, 0.95), ("short", 50, 0.6)):
+        stored.run(root, f"pre-{name}", recipes.derive(recipes.get("digits-mae"), epochs=epochs))
+        stored.run(root, f"fine-{name}", recipes.get("digits-finetune"), init=str(root / f"pre-{name}"), top1=top1)
+    stored.run(root, "scratch", recipes.get("digits-scratch"), top1=0.5)
+    report = compose([root])
+    labels = [row[0].text for row in report.tables[0].rows]
+    assert labels[:2] == ["digits-finetune (from pre-long)", "digits-finetune (from pre-short)"]
+    assert "reaches 95.0 % on digits (digits-finetune (from pre-long), the best of 2 by this very score)" in said(root)
+
+
+def test_an_unequal_opponent_is_called_so(tmp_path: Path) -> None:
+    smaller = {"encoder": {"depth": 1, "width": 24}, "global_batch_size": 5}
+    text = said(pair(tmp_path / "smaller", {0: 0.9}, {0: 0.6}, recipe=smaller))
+    assert "another network from scratch (digits-scratch)" in text and "in batches of 5 instead of 50" in text
+    assert "with 25 times fewer updates" in said(pair(tmp_path / "few", {0: 0.9}, {0: 0.6}, steps=4))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("eval/test-1.json", '{"top1": NaN, "split": "test", "data": "digits"}'),
+        ("eval/test-1.json", '{"top1": 1e999, "split": 3}'),
+        ("recipe.json", '{"recipe": {"method": {"kind": "supervised"}, "seed": null, "labels_per_class": "all"}}'),
+        ("recipe.json", '{"recipe": {"method": {"kind": "supervised"}, "name": "a$\\\\foo$b_c"}, "data": "$x$"}'),
+        ("status.json", '{"state": "running", "step": "many", "total_steps": 1e400, "pid": 99999999}'),
+        ("metrics.jsonl", '{"step": 1' + "0" * 400 + ', "loss": 1}\n{"step": 2, "loss": NaN, "lr": Infinity}\n'),
+    ],
+)
+def test_odd_numbers_cost_no_page(tmp_path: Path, file: str, content: str) -> None:
+    root = stored.comparison(tmp_path / "runs")
+    (root / "mae-5-1" / file).write_text(content)
+    (root / "pretrain" / "previews" / "step_99.png").mkdir()
+    stored.write(
+        root / "baselines.json", [{"name": "x", "data": "digits", "labels_per_class": "5", "seed": 0, "top1": 0.3}]
+    )
+    assert "mae-5-1" in page.render(compose([root]))
+
+
+def test_a_run_whose_process_is_gone_does_not_run(tmp_path: Path) -> None:
+    run = stored.run(tmp_path, "mine", recipes.get("digits-mae"))
+    process = subprocess.Popen(["true"])
+    process.wait()
+    status = {"state": "running", "step": 1, "total_steps": 9, "host": socket.gethostname()}
+    stored.write(run / "status.json", {**status, "pid": process.pid})
+    assert "mine ended without a word and can be resumed." in compose([run]).headline
+    stored.write(run / "status.json", {**status, "pid": os.getpid()})
+    assert "mine is running." in compose([run]).headline
+
+
+def test_the_command_names_the_validation_data_and_nothing_unrecorded(tmp_path: Path) -> None:
+    folder = stored.run(tmp_path, "x", recipes.get("digits-scratch"))
+    record = json.loads((folder / "recipe.json").read_text())
+    del record["recipe"]["reading"], record["recipe"]["precision"]
+    stored.write(folder / "recipe.json", {**record, "val_data": "digits#test"})
+    command = repeat.command(read(folder))
+    assert "--val-data 'digits#test'" in command and "--reading" not in command and "--precision" not in command

@@ -107,7 +107,7 @@ def compose(paths: Sequence[Path], title: str | None = None, notes: Sequence[str
     return Report(
         title=title or _title(runs),
         headline=sentence.headline(found),
-        notes=notes,
+        notes=[*notes, *_notes(found)],
         tables=[*tables, _results(found, colours)],
         figures=charts.figures_of(found, colours),
         sliders=[_slider(run) for run in runs if run.previews],
@@ -116,6 +116,16 @@ def compose(paths: Sequence[Path], title: str | None = None, notes: Sequence[str
         live=live,
         states=states,
     )
+
+
+def _notes(found: Sequence[Group]) -> list[str]:
+    """Name the accuracies that the comparison leaves out."""
+    names = [name for group in found for name in group.left_out]
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    why = "These runs are not finished, were measured on other images, or repeat a seed of another."
+    return [f"Not compared: {shown}. {why}"]
 
 
 def _colours(found: Sequence[Group]) -> dict[str, str]:
@@ -159,7 +169,7 @@ def _results(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
     for group in found:
         for run in group.runs:
             accuracy = run.accuracy()
-            step, total = run.status.get("step"), run.status.get("total_steps")
+            step, total = read.whole(run.status.get("step")), run.updates
             losses = run.series("loss")[1]
             rows.append([
                 Cell(run.name, run.name, colours[group.label]),
@@ -169,17 +179,17 @@ def _results(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
                 Cell(run.state, run.state),
                 Cell(_progress(step, total), float(step or 0)),
                 Cell(f"{losses[-1]:.4g}" if losses else "", losses[-1] if losses else math.inf),
-                Cell(f"{100 * accuracy[0]:.2f}" if accuracy else "", accuracy[0] if accuracy else -1.0),
-                Cell(accuracy[1] if accuracy else "", accuracy[1] if accuracy else ""),
+                Cell(f"{100 * accuracy.top1:.2f}" if accuracy else "", accuracy.top1 if accuracy else -1.0),
+                Cell(accuracy.text if accuracy else "", accuracy.text if accuracy else ""),
             ])  # fmt: skip
     header = ["run", "recipe", "labels", "seed", "state", "updates", "last loss", "top-1, %", "measured on"]
     return Table("runs", "Runs", header, rows)
 
 
-def _progress(step: Any, total: Any) -> str:
-    if not isinstance(step, int):
+def _progress(step: int | None, total: int | None) -> str:
+    if step is None:
         return ""
-    return f"{step:,}" if step == total or not isinstance(total, int) else f"{step:,} of {total:,}"
+    return f"{step:,}" if step == total or total is None else f"{step:,} of {total:,}"
 
 
 def _costs(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
@@ -191,7 +201,7 @@ def _costs(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
         recipe = group.runs[0].recipe
         seconds = [value for run in group.runs if (value := _seconds(run)) is not None]
         rates = [value for run in group.runs for value in run.series("images_per_second")[1][1:]]
-        memory = [run.status["peak_memory_mb"] for run in group.runs if _is_number(run.status.get("peak_memory_mb"))]
+        memory = [mb for run in group.runs if (mb := read.number(run.status.get("peak_memory_mb"))) is not None]
         parameters = None if recipe is None else costs.encoder_parameters(recipe.encoder) / 1e6
         use = None if recipe is None else costs.forward_gflops(recipe.encoder)
         train = None if recipe is None else costs.step_gflops(recipe)
@@ -218,13 +228,10 @@ def _number(value: float | None, text: str) -> Cell:
     return Cell("", -1.0) if value is None else Cell(text.format(value), float(value))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _seconds(run: Run) -> float | None:
-    if _is_number(run.status.get("seconds")):
-        return float(run.status["seconds"])
+    total = read.number(run.status.get("seconds"))
+    if total is not None:
+        return total
     values = run.series("seconds")[1]
     return sum(values) if values else None
 
@@ -250,7 +257,7 @@ def _details(run: Run, group: Group, colours: Mapping[str, str]) -> Details:
     facts = [run.state]
     accuracy = run.accuracy()
     if accuracy is not None:
-        facts.append(f"{100 * accuracy[0]:.2f} % top-1 on {accuracy[1]}")
+        facts.append(f"{100 * accuracy.top1:.2f} % top-1 on {accuracy.text}")
     if run.bad_files:
         facts.append(f"{run.bad_files} bad files")
     changed = [(name, _plain(old), _plain(new)) for name, old, new in repeat.differences(run)]
@@ -268,4 +275,6 @@ def _details(run: Run, group: Group, colours: Mapping[str, str]) -> Details:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.10g}"
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)

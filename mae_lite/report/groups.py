@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mae_lite.report.read import Baseline, Run
 from mae_lite.report.repeat import differences
@@ -51,14 +53,34 @@ class Group:
     labels: int | None
     runs: tuple[Run, ...]
     numbers: tuple[Baseline, ...] = ()
+    place: tuple[str, str, str] | None = None
+    """The images that the groups of these data and labels are compared on; None where nothing was measured."""
 
     @property
     def by_seed(self) -> dict[int, float]:
-        """Top-1 in percent by seed."""
+        """Top-1 in percent by seed, of finished runs on :attr:`place`; of two runs of one seed the first counts."""
         if self.numbers:
             return {number.seed: 100 * number.top1 for number in self.numbers}
-        found = {run.seed: run.accuracy() for run in self.runs}
-        return {seed: 100 * accuracy[0] for seed, accuracy in found.items() if accuracy is not None}
+        found: dict[int, float] = {}
+        for run in self.runs:
+            accuracy = run.accuracy()
+            if run.state == "finished" and accuracy is not None and accuracy.place == self.place:
+                found.setdefault(run.seed, 100 * accuracy.top1)
+        return found
+
+    @property
+    def left_out(self) -> list[str]:
+        """Runs with an accuracy that is not counted."""
+        counted: set[int] = set()
+        names = []
+        for run in self.runs:
+            accuracy = run.accuracy()
+            fits = accuracy is not None and run.state == "finished" and accuracy.place == self.place
+            if accuracy is not None and not (fits and run.seed not in counted):
+                names.append(run.name)
+            elif fits:
+                counted.add(run.seed)
+        return names
 
     @property
     def accuracy(self) -> Estimate | None:
@@ -69,8 +91,7 @@ class Group:
     @property
     def steps(self) -> int | None:
         """Updates of a whole run."""
-        totals = [run.status.get("total_steps") for run in self.runs]
-        return totals[0] if totals and isinstance(totals[0], int) else None
+        return self.runs[0].updates if self.runs else None
 
 
 def difference(ours: Group, theirs: Group) -> Estimate | None:
@@ -86,19 +107,38 @@ def groups(runs: Iterable[Run], numbers: Sequence[Baseline]) -> list[Group]:
     found: dict[str, list[Run]] = {}
     for run in runs:
         settings = {key: value for key, value in run.raw.items() if key not in ("seed", "note")}
-        key = json.dumps([settings, run.data, run.pretraining], sort_keys=True, default=str)
+        key = json.dumps([settings, run.data, run.val_data, run.pretraining, run.start], sort_keys=True, default=str)
         found.setdefault(key, []).append(run)
     members = list(found.values())
     labels = _labels(members)
+    places = _places(members)
     result = [
-        Group(label, runs[0].pretraining, runs[0].data, runs[0].labels, tuple(runs))
+        Group(label, runs[0].pretraining, runs[0].data, runs[0].labels, tuple(runs), place=places.get(_where(runs[0])))
         for label, runs in zip(labels, members, strict=True)
     ]
+    sets = {runs[0].data for runs in members}
     opponents: dict[tuple[str, str, int | None], list[Baseline]] = {}
     for number in numbers:
-        opponents.setdefault((number.name, number.data, number.labels), []).append(number)
-    result += [Group(name, name, data, labels, (), tuple(n)) for (name, data, labels), n in opponents.items()]
+        if number.data in sets:
+            opponents.setdefault((number.name, number.data, number.labels), []).append(number)
+    for (name, data, count), single in opponents.items():
+        label = f"{name} on {data}" if len(sets) > 1 else name
+        result.append(Group(label, name, data, count, (), tuple(single)))
     return result
+
+
+def _where(run: Run) -> tuple[str, int | None]:
+    return run.data, run.labels
+
+
+def _places(members: Sequence[Sequence[Run]]) -> dict[tuple[str, int | None], tuple[str, str, str]]:
+    """Return the images on which most finished runs of the same data and labels were measured; test images first."""
+    votes: dict[tuple[str, int | None], Counter[tuple[str, str, str]]] = {}
+    for run in (run for runs in members for run in runs if run.state == "finished"):
+        accuracy = run.accuracy()
+        if accuracy is not None:
+            votes.setdefault(_where(run), Counter())[accuracy.place] += 1
+    return {where: max(count, key=lambda place: (place[0] == "test", count[place])) for where, count in votes.items()}
 
 
 def _labels(members: Sequence[Sequence[Run]]) -> list[str]:
@@ -111,7 +151,8 @@ def _labels(members: Sequence[Sequence[Run]]) -> list[str]:
         label = f"{name} on {runs[0].data}" if len(sets) > 1 else name
         if places.count(place) > 1:
             own = ", ".join(f"{setting} {value}" for setting, _, value in differences(runs[0])[:3] if setting != "seed")
-            label = f"{label} ({own or runs[0].name})"
+            start = "" if runs[0].init is None else f"from {Path(runs[0].init).name}"
+            label = f"{label} ({', '.join(part for part in (own, start) if part) or runs[0].name})"
         labels.append(label if label not in labels or len(places) == len(set(places)) else f"{label}, {runs[0].name}")
     return labels
 

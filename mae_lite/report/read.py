@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mae_lite import rundir
-from mae_lite.config import Recipe, Supervised
+from mae_lite.config import Recipe
 from mae_lite.errors import CheckpointError, ConfigError, MaeLiteError
 from mae_lite.overrides import build
 
@@ -28,9 +31,12 @@ class Run:
     raw: dict[str, Any]
     """The recipe as written."""
     data: str
+    val_data: str | None
     init: str | None
     pretraining: str
     """What the weights started from: "mae", "scratch", ...; for a pre-training run its own method."""
+    start: str
+    """What tells starts apart: the settings of the pre-training but its seed, or the hash of the weights."""
     status: dict[str, Any]
     starts: list[dict[str, Any]]
     """provenance.json: one entry for each start."""
@@ -51,33 +57,68 @@ class Run:
 
     @property
     def state(self) -> str:
-        """running, stopped, paused, finished or failed; unknown without a status."""
-        return str(self.status.get("state", "unknown"))
+        """running, stopped, paused, finished, failed, or interrupted without a word; unknown without a status."""
+        state = str(self.status.get("state", "unknown"))
+        return "interrupted" if state == "running" and _ended(self.status) else state
 
     @property
     def seed(self) -> int:
         """Seed of the recipe."""
-        return int(self.raw.get("seed", 0))
+        return whole(self.raw.get("seed")) or 0
 
     @property
     def labels(self) -> int | None:
         """Labels per class; None for all."""
-        value = self.raw.get("labels_per_class")
-        return None if value is None else int(value)
+        return whole(self.raw.get("labels_per_class"))
+
+    @property
+    def updates(self) -> int | None:
+        """Updates of the whole run."""
+        return whole(self.status.get("total_steps"))
 
     def series(self, key: str) -> tuple[list[float], list[float]]:
         """Return steps and values of a number in the metrics."""
-        found = [(row["step"], row[key]) for row in self.rows if isinstance(row.get(key), int | float)]
+        found = [(row["step"], row[key]) for row in self.rows if number(row.get(key)) is not None]
         return [float(step) for step, _ in found], [float(value) for _, value in found]
 
-    def accuracy(self) -> tuple[float, str] | None:
-        """Return the newest top-1 in 0 to 1 and what it was measured on; test images before validation images."""
-        measured = [item for item in self.evaluations if isinstance(item.get("top1"), int | float)]
-        tests = [item for item in measured if item.get("split") == "test"] or measured
-        if tests:
-            return float(tests[-1]["top1"]), f"{tests[-1].get('split')} images of {tests[-1].get('data')}"
-        steps, values = self.series("val_top1")
-        return (values[-1], f"validation images, step {steps[-1]:.0f}") if values else None
+    def accuracy(self) -> Measured | None:
+        """Return the newest top-1: on test images of the run's own data before others, then on validation images."""
+        measured = [item for item in self.evaluations if number(item.get("top1")) is not None]
+        for split, own in (("test", True), ("test", False), ("val", True), ("val", False)):
+            fitting = [i for i in measured if i.get("split") == split and (not own or i.get("data") == self.data)]
+            if fitting:
+                newest = fitting[-1]
+                fingerprint = newest.get("fingerprint")
+                sha256 = str(fingerprint.get("sha256", "")) if isinstance(fingerprint, dict) else ""
+                return Measured(
+                    float(newest["top1"]), split, str(newest.get("data")), sha256, whole(newest.get("images"))
+                )
+        values = self.series("val_top1")[1]
+        return Measured(values[-1], "val", self.val_data or self.data, "in training", None) if values else None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An accuracy and the images it was measured on; only those of the same images can be compared."""
+
+    top1: float
+    """In 0 to 1."""
+    split: str
+    data: str
+    sha256: str
+    """Of the images, where an evaluation recorded it."""
+    images: int | None
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What must agree for two accuracies to be compared."""
+        return self.split, self.data, self.sha256
+
+    @property
+    def text(self) -> str:
+        """The images in words."""
+        kind = {"val": "validation"}.get(self.split, self.split)
+        return f"{kind} images of {self.data}" if self.sha256 != "in training" else "validation images, in training"
 
 
 @dataclass(frozen=True)
@@ -127,16 +168,18 @@ def read(folder: Path) -> Run:
     starts = _object(folder / "provenance.json", problems).get("starts", [])
     init = record.get("init")
     return Run(
-        name=folder.name,
+        name=folder.name.encode("utf-8", "backslashreplace").decode(),
         folder=folder,
         recipe=_recipe(raw, problems),
         raw=raw,
         data=str(record.get("data", "")),
+        val_data=None if record.get("val_data") is None else str(record["val_data"]),
         init=None if init is None else str(init),
         pretraining=_pretraining(folder, raw, init),
+        start=_start(folder, init, record),
         status=_object(folder / "status.json", problems),
         starts=[start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else [],
-        rows=[row for row in _rows(folder, problems) if isinstance(row, dict) and isinstance(row.get("step"), int)],
+        rows=[row for row in _rows(folder, problems) if isinstance(row, dict) and whole(row.get("step")) is not None],
         evaluations=list(_evaluations(folder, problems)),
         previews=_previews(folder),
         bad_files=_bad_files(folder),
@@ -151,8 +194,9 @@ def baselines(paths: Sequence[Path]) -> list[Baseline]:
         try:
             items = json.loads((place / BASELINES).read_text(encoding="utf-8"))
             found += [
-                Baseline(str(i["name"]), str(i["data"]), i["labels_per_class"], int(i["seed"]), float(i["top1"]))
+                Baseline(str(i["name"]), str(i["data"]), whole(i["labels_per_class"]), int(i["seed"]), float(i["top1"]))
                 for i in items
+                if number(i["top1"]) is not None
             ]
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -192,13 +236,53 @@ def _pretraining(folder: Path, raw: dict[str, Any], init: Any) -> str:
         return kind
     if init is None:
         return "scratch"
+    method = _origin(folder, init).get("method", {})
+    return str(method.get("kind", "pre-trained")) if isinstance(method, dict) else "pre-trained"
+
+
+def _origin(folder: Path, init: Any) -> dict[str, Any]:
+    """Return the recipe of the run that the weights came from; empty where it cannot be read."""
     for place in (Path(str(init)), folder.parent / Path(str(init)).name):
         try:
-            content = json.loads((place / "recipe.json").read_text(encoding="utf-8"))
-            return str(content["recipe"]["method"]["kind"])
+            recipe = json.loads((place / "recipe.json").read_text(encoding="utf-8"))["recipe"]
+            if isinstance(recipe, dict):
+                return recipe
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return "pre-trained"
+    return {}
+
+
+def _start(folder: Path, init: Any, record: dict[str, Any]) -> str:
+    if init is None:
+        return ""
+    origin = {key: value for key, value in _origin(folder, init).items() if key not in ("seed", "note")}
+    return json.dumps(origin, sort_keys=True, default=str) if origin else str(record.get("init_sha256") or init)
+
+
+def _ended(status: dict[str, Any]) -> bool:
+    """Say whether a run that calls itself running has no process any more; only its own machine can tell."""
+    pid = whole(status.get("pid"))
+    if pid is None or status.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number; None for anything else that a file may hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300 or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def whole(value: Any) -> int | None:
+    """Return a whole number of a sane size; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**15 else None
 
 
 def _evaluations(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
@@ -212,7 +296,8 @@ def _evaluations(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _previews(folder: Path) -> list[tuple[int, Path]]:
-    found = [(path.stem.removeprefix("step_"), path) for path in (folder / "previews").glob("step_*.png")]
+    pictures = (path for path in (folder / "previews").glob("step_*.png") if path.is_file())
+    found = [(path.stem.removeprefix("step_"), path) for path in pictures]
     return sorted((int(step), path) for step, path in found if step.isdecimal())
 
 
@@ -221,8 +306,3 @@ def _bad_files(folder: Path) -> int:
         return max(0, len((folder / "bad_files.csv").read_text(encoding="utf-8").splitlines()) - 1)
     except (OSError, ValueError):
         return 0
-
-
-def is_classifier(recipe: Recipe) -> bool:
-    """Say whether a recipe trains a classifier."""
-    return isinstance(recipe.method, Supervised)

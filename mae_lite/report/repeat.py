@@ -33,6 +33,8 @@ def command(run: Run) -> str:
     words = ["mae-lite", "finetune" if run.supervised else "pretrain"]
     words.append(str(run.folder / "recipe.json") if name is None else name)
     words += ["--data", run.data]
+    if run.val_data is not None:
+        words += ["--val-data", run.val_data]
     if run.init is not None:
         words += ["--init", run.init]
     for setting, _, value in differences(run):
@@ -46,7 +48,7 @@ def _as_words(value: Any) -> list[str]:
 
 def _differing(base: Any, ours: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(base, Mapping) and isinstance(ours, Mapping):
-        for key in [*base, *(key for key in ours if key not in base)]:
+        for key in ours:  # what an older version did not record had today's default
             yield from _differing(base.get(key), ours.get(key), f"{prefix}.{key}" if prefix else str(key))
     elif base != ours:
         yield prefix, base, ours

@@ -6,11 +6,12 @@ import http.server
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from mae_lite.errors import DiskError, MaeLiteError
-from mae_lite.report import page
+from mae_lite.report import page, read
 from mae_lite.report.compose import Report, compose
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class Watch:
         """
         self._paths, self._title = list(paths), title
         self._lock = threading.Lock()  # matplotlib draws one figure at a time
+        self._kept: tuple[list[tuple[str, int, int]], Report] | None = None
         self.report()
         watch = self
 
@@ -51,9 +53,27 @@ class Watch:
         return f"http://{HOST}:{self._server.server_address[1]}/"
 
     def report(self) -> Report:
-        """Read the runs as they are now."""
+        """Read the runs as they are now; what has not changed since the last time is not read again."""
         with self._lock:
-            return compose(self._paths, self._title, live=True)
+            state = self._state()
+            if self._kept is None or self._kept[0] != state:
+                self._kept = state, compose(self._paths, self._title, live=True)
+            return self._kept[1]
+
+    def _state(self) -> list[tuple[str, int, int]]:
+        """Return size and time of every file that a report reads."""
+        found = []
+        for folder in read.find(self._paths):
+            for pattern in ("*.json", "*.jsonl", "*.csv", "eval/*.json", "previews/*.png"):
+                for path in folder.glob(pattern):
+                    with suppress(OSError):  # replaced at this moment
+                        status = path.stat()
+                        found.append((str(path), status.st_size, status.st_mtime_ns))
+        alive = [(run.name, 0, int(run.state == "running")) for run in self._runs()]
+        return sorted(found) + alive
+
+    def _runs(self) -> list[read.Run]:
+        return [] if self._kept is None else [item.run for item in self._kept[1].details]
 
     def serve(self) -> None:
         """Answer requests until :meth:`close`."""
@@ -69,6 +89,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     """Two pages and no files: there is no path that could lead anywhere else."""
 
     owner: Watch
+    timeout = 10  # a client that says nothing does not keep its thread
+
+    def do_HEAD(self) -> None:
+        """Answer as to GET, without the page."""
+        self.do_GET()
 
     def do_GET(self) -> None:
         """Answer with the page, or with its content for an update."""
@@ -86,6 +111,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except MaeLiteError as error:  # the folder has gone
             self._answer(500, "text/plain", str(error))
             return
+        except Exception as error:  # whatever a run folder holds, the server goes on
+            _log.exception("the page cannot be made")
+            self._answer(500, "text/plain", f"the page cannot be made: {type(error).__name__}: {error}")
+            return
         states = ", ".join(f"{count} {state}" for state, count in sorted(report.states.items()))
         self._answer(200, "text/html", text, states)
 
@@ -99,7 +128,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if states:
             self.send_header("X-State", states.encode("ascii", "replace").decode())
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, text: str, *args: object) -> None:
         """Say nothing of ordinary requests."""

@@ -57,8 +57,14 @@ document.addEventListener("input", (event) => {
 // Live: fetch the content, and replace only the sections that differ, keeping what the reader has opened, typed or moved.
 const raw = new Map();
 
+const focusable = (section) => [...section.querySelectorAll("button, input, summary, [tabindex]")];
+
 function remember(section) {
+  const active = focusable(section).indexOf(document.activeElement);
+  const typing = active >= 0 && document.activeElement.matches(".filter");
   return {
+    active,
+    caret: typing ? [document.activeElement.selectionStart, document.activeElement.selectionEnd] : null,
     open: [...section.querySelectorAll("details[open]")].map((item) => item.id).filter(Boolean),
     typed: [...section.querySelectorAll(".filter")].map((item) => [item.dataset.table, item.value]),
     sorted: [...section.querySelectorAll("th[aria-sort]")].map((cell) => [cell.closest("table").id, cell.cellIndex, cell.getAttribute("aria-sort")]),
@@ -77,6 +83,11 @@ function recall(section, state) {
     const input = document.querySelector(`#${id} input`);
     if (input && value !== max) { input.value = value; slide(input); }
   });
+  const again = state.active >= 0 ? focusable(section)[state.active] : null;
+  if (again) {
+    again.focus({ preventScroll: true });
+    if (state.caret) again.setSelectionRange(...state.caret);
+  }
 }
 
 function update(text) {
