@@ -14,6 +14,7 @@ from mae_lite import costs, figures
 from mae_lite.report import charts, read, repeat, sentence
 from mae_lite.report.groups import Group, families, groups
 from mae_lite.report.read import Run
+from mae_lite.report.values import number, whole
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _results(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
     for group in found:
         for run in group.runs:
             accuracy = run.accuracy()
-            step, total = read.whole(run.status.get("step")), run.updates
+            step, total = whole(run.status.get("step")), run.updates
             losses = run.series("loss")[1]
             rows.append([
                 Cell(run.name, run.name, colours[group.label]),
@@ -201,7 +202,7 @@ def _costs(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
         recipe = group.runs[0].recipe
         seconds = [value for run in group.runs if (value := _seconds(run)) is not None]
         rates = [value for run in group.runs for value in run.series("images_per_second")[1][1:]]
-        memory = [mb for run in group.runs if (mb := read.number(run.status.get("peak_memory_mb"))) is not None]
+        memory = [mb for run in group.runs if (mb := number(run.status.get("peak_memory_mb"))) is not None]
         parameters = None if recipe is None else costs.encoder_parameters(recipe.encoder) / 1e6
         use = None if recipe is None else costs.forward_gflops(recipe.encoder)
         train = None if recipe is None else costs.step_gflops(recipe)
@@ -229,7 +230,7 @@ def _number(value: float | None, text: str) -> Cell:
 
 
 def _seconds(run: Run) -> float | None:
-    total = read.number(run.status.get("seconds"))
+    total = number(run.status.get("seconds"))
     if total is not None:
         return total
     values = run.series("seconds")[1]

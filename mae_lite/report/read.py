@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +12,7 @@ from mae_lite import rundir
 from mae_lite.config import Recipe
 from mae_lite.errors import CheckpointError, ConfigError, MaeLiteError
 from mae_lite.overrides import build
+from mae_lite.report.values import ended, number, whole
 
 BASELINES = "baselines.json"
 """Beside run folders: numbers of opponents that are no runs, a list of objects (see :class:`Baseline`)."""
@@ -59,7 +57,7 @@ class Run:
     def state(self) -> str:
         """running, stopped, paused, finished, failed, or interrupted without a word; unknown without a status."""
         state = str(self.status.get("state", "unknown"))
-        return "interrupted" if state == "running" and _ended(self.status) else state
+        return "interrupted" if state == "running" and ended(self.status) else state
 
     @property
     def seed(self) -> int:
@@ -257,32 +255,6 @@ def _start(folder: Path, init: Any, record: dict[str, Any]) -> str:
         return ""
     origin = {key: value for key, value in _origin(folder, init).items() if key not in ("seed", "note")}
     return json.dumps(origin, sort_keys=True, default=str) if origin else str(record.get("init_sha256") or init)
-
-
-def _ended(status: dict[str, Any]) -> bool:
-    """Say whether a run that calls itself running has no process any more; only its own machine can tell."""
-    pid = whole(status.get("pid"))
-    if pid is None or status.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return False
-
-
-def number(value: Any) -> float | None:
-    """Return a finite number; None for anything else that a file may hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e300 or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def whole(value: Any) -> int | None:
-    """Return a whole number of a sane size; None for anything else."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**15 else None
 
 
 def _evaluations(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
