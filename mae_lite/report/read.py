@@ -29,6 +29,7 @@ class Run:
     """The recipe as written."""
     data: str
     init: str | None
+    teacher: str | None
     pretraining: str
     """What the weights started from: "mae", "scratch", ...; for a pre-training run its own method."""
     status: dict[str, Any]
@@ -133,6 +134,7 @@ def read(folder: Path) -> Run:
         raw=raw,
         data=str(record.get("data", "")),
         init=None if init is None else str(init),
+        teacher=None if record.get("teacher") is None else str(record["teacher"]),
         pretraining=_pretraining(folder, raw, init),
         status=_object(folder / "status.json", problems),
         starts=[start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else [],
