@@ -22,10 +22,12 @@ from mae_lite.config import Recipe
 from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation.load import load_encoder, load_run
 from mae_lite.evaluation.teacher import load_teacher
-from mae_lite.methods import build
+from mae_lite.methods import build, distilled
 from mae_lite.methods.distilled import DistilledAutoencoder, Teacher, block_inputs
 from mae_lite.methods.mae import embed, patchify
 from mae_lite.models.vit import build_encoder
+from mae_lite.report import repeat
+from mae_lite.report.read import read
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
 
@@ -154,6 +156,27 @@ def test_the_teacher_moves_along_but_is_no_part_of_the_state() -> None:
     assert extra == [f"matching.extra.{part}" for part in ("norm1.bias", "norm1.weight", "qkv.bias", "qkv.weight")]
 
 
+@pytest.mark.parametrize("kind", ["attention", "two representations", "decoupled"])
+def test_mixed_precision_compares_in_float32(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, seen = method_of(recipe_of(kind)), list[Tensor]()
+    exact = step(method).logs["loss_distill"].item()
+    for name in ("attention_logits", "normed"):
+        original = getattr(distilled, name)
+
+        def kept(*parts: Any, original: Any = original) -> Tensor:
+            seen.append(original(*parts))
+            return seen[-1]
+
+        monkeypatch.setattr(distilled, name, kept)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = step(method)
+    assert len(seen) == 2 * len(method.pairs) and {value.dtype for value in seen} == {torch.float32}
+    assert output.logs["loss_distill"].dtype == torch.float32
+    # the blocks before the compared one run in bfloat16, all that follows does not
+    assert output.logs["loss_distill"].item() == pytest.approx(exact, rel=0.02)
+    assert not any(bool((value == value.bfloat16().float()).all()) for value in seen)
+
+
 def test_decoupled_paints_from_an_earlier_block() -> None:
     """Later blocks learn from the teacher alone."""
     method = method_of(recipe_of("decoupled"))
@@ -210,6 +233,7 @@ def test_run_folder(tmp_path: Path) -> None:
     assert record["teacher"] == teacher and len(record["teacher_sha256"]) == 64
     trained = {name.rpartition("/")[0] for name in tensors(run, "optimizer")}
     assert {name.split(".")[0] for name in trained} == {"encoder", "decoder", "matching"}
+    assert f"--teacher {teacher} " in repeat.command(read(run))
     fine = recipes.derive(
         toy.classifier(), start="pretrained", encoder={"depth": 2, "positions": "sincos", "init": "xavier"}
     )
@@ -217,6 +241,16 @@ def test_run_folder(tmp_path: Path) -> None:
         out = tmp_path / f"fine-{source.name}"
         training.run(fine, toy.runtime(out, init=str(source), stop_after_steps=1))
         assert not any(name.startswith("matching") for name in tensors(out))
+
+
+def test_plain_mae_goes_on_with_a_teacher(tmp_path: Path) -> None:
+    recipe = recipe_of("attention")
+    teacher = toy.teacher_weights(tmp_path / "teacher.safetensors", recipe)
+    plain = training.run(toy.mae(encoder={"depth": 2}), toy.runtime(tmp_path / "plain")).folder
+    run = training.run(recipe, toy.runtime(tmp_path / "run", teacher=teacher, init=str(plain), stop_after_steps=1))
+    before, after = tensors(plain), tensors(run.folder)  # the first update has rate 0
+    assert after.keys() - before.keys() == {"matching.maps.0.weight"}
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_another_teacher_is_another_run(tmp_path: Path) -> None:
@@ -403,6 +437,7 @@ def test_pairs_of_blocks_as_flags() -> None:
     words = ["--method.blocks", "5:5", "11:11"]
     built = overrides.build(config.Request, overrides.parse(words, config.Request, base))
     assert isinstance(built.method, config.DistilledMAE) and built.method.blocks == ((5, 5), (11, 11))
+    assert repeat._as_words(built.method.model_dump(mode="json")["blocks"]) == words[1:]
 
 
 @pytest.mark.needs_data
