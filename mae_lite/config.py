@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mae_lite.errors import ConfigError
 
@@ -98,10 +98,9 @@ class Encoder(Config):
         return self
 
 
-class MAE(Config):
-    """Masked autoencoder (He et al. 2022) with a light decoder."""
+class Masking(Config):
+    """What the methods that hide patches and paint them share."""
 
-    kind: Literal["mae"] = "mae"
     mask_ratio: float = 0.75
     """Share of the patches hidden from the encoder, per image."""
     decoder_depth: int = Field(1, ge=1)
@@ -114,7 +113,7 @@ class MAE(Config):
     """Predict (pixel - patch mean) / patch deviation instead of the pixel."""
 
     @model_validator(mode="after")
-    def _check(self) -> MAE:
+    def _check_decoder(self) -> Masking:
         _require_multiple("method.decoder_width", self.decoder_width, self.decoder_heads, "method.decoder_heads")
         _require_multiple("method.decoder_width", self.decoder_width, 4, "the sin-cos table's 4 parts, i.e.")
         return self
@@ -122,6 +121,77 @@ class MAE(Config):
     def kept(self, patches: int) -> int:
         """Return how many of ``patches`` stay visible: floor(round(N (1 - r), 6))."""
         return math.floor(round(patches * (1.0 - self.mask_ratio), 6))
+
+
+class MAE(Masking):
+    """Masked autoencoder (He et al. 2022) with a light decoder."""
+
+    kind: Literal["mae"] = "mae"
+
+
+def _as_pair(value: Any) -> Any:
+    """Read "5:11", as a flag gives it."""
+    return tuple(value.split(":")) if isinstance(value, str) else value
+
+
+class DistilledMAE(Masking):
+    """Masked autoencoder that also learns to look like a frozen teacher, which sees the same visible patches."""
+
+    kind: Literal["distilled_mae"] = "distilled_mae"
+    target: Literal["attention", "hidden"] = "attention"
+    """What is matched: attention between all tokens, or the tokens themselves; each after a learned linear map."""
+    teacher_width: int = Field(768, ge=1)
+    """Channels of a token of the teacher; its image, patch and channels are those of the encoder."""
+    teacher_depth: int = Field(12, ge=1)
+    """Blocks of the teacher."""
+    teacher_heads: int = Field(12, ge=1)
+    """Attention heads of the teacher."""
+    blocks: tuple[Annotated[tuple[int, int], BeforeValidator(_as_pair)], ...] | None = None
+    """Pairs student:teacher, counted from 0, whose squared errors are added up; None matches the last with the last.
+    Of blocks for attention; of representations for hidden, where i is what block i's first LayerNorm puts out, and
+    depth what the final LayerNorm does."""
+    use_probabilities: bool = False
+    """Compare attention after the softmax instead of before; the student's heads are mixed before it."""
+    weight: float = Field(1.0, gt=0.0)
+    """Factor of the distillation loss; that of the reconstruction has 1."""
+    decoupled_at: int | None = Field(None, ge=1)
+    """Reconstruct from the tokens before this block, and match the attention of an extra block after the last, which is
+    dropped after training (D2-MAE); None reconstructs from the last."""
+
+    @model_validator(mode="after")
+    def _check_target(self) -> DistilledMAE:
+        _require_multiple("method.teacher_width", self.teacher_width, self.teacher_heads, "method.teacher_heads")
+        read = "it is read for --method.target attention"
+        unread = [("use_probabilities", read)] if self.target == "hidden" and self.use_probabilities else []
+        unread += [("decoupled_at", read)] if self.target == "hidden" and self.decoupled_at is not None else []
+        if self.decoupled_at is not None and self.blocks is not None:
+            unread.append(("blocks", "decoupled, the extra block is matched with the teacher's last"))
+        for name, why in unread:
+            raise ConfigError(
+                f"method.{name} is not read here", found=f"{getattr(self, name)}", expected=why, fix=f"drop {name}"
+            )
+        if self.blocks is not None and len(set(self.blocks)) != max(1, len(self.blocks)):
+            raise ConfigError(
+                "method.blocks", found=f"{self.blocks}", expected="one pair or more, each once", fix="drop blocks"
+            )
+        return self
+
+    def teacher(self, encoder: Encoder) -> Encoder:
+        """Return the teacher's shape, for a student of the shape ``encoder``."""
+        own = {"width": self.teacher_width, "depth": self.teacher_depth, "num_heads": self.teacher_heads}
+        start = {"positions": "learned", "init": "trunc_normal", "drop_path": 0.0}  # overwritten, so of no account
+        return Encoder.model_validate(encoder.model_dump() | own | start)
+
+    def pairs(self, depth: int) -> tuple[tuple[int, int], ...]:
+        """Return the pairs (student, teacher) that are matched, for a student of ``depth`` blocks.
+
+        Decoupled, the student's number is ``depth``: the extra block's.
+        """
+        if self.blocks is not None:
+            return self.blocks
+        if self.target == "hidden":
+            return ((depth, self.teacher_depth),)
+        return ((depth if self.decoupled_at is not None else depth - 1, self.teacher_depth - 1),)
 
 
 class Supervised(Config):
@@ -140,7 +210,7 @@ class Supervised(Config):
     """Share of the batches that are mixed at all."""
 
 
-Method = Annotated[MAE | Supervised, Field(discriminator="kind")]
+Method = Annotated[MAE | DistilledMAE | Supervised, Field(discriminator="kind")]
 
 
 class Augmentation(Config):
@@ -267,7 +337,7 @@ class SGD(Config):
 Optimizer = Annotated[AdamW | SGD, Field(discriminator="kind")]
 
 
-def _check_mask_ratio(method: MAE, patches: int) -> None:
+def _check_mask_ratio(method: Masking, patches: int) -> None:
     ratio = method.mask_ratio
     if math.isfinite(ratio) and 0 < ratio < 1 and 1 <= method.kept(patches) < patches:
         return
@@ -280,6 +350,27 @@ def _check_mask_ratio(method: MAE, patches: int) -> None:
         else "an image of more than one patch",
         fix="--method.mask-ratio 0.75" if patches > 1 else "use a larger image_size or a smaller patch_size",
     )
+
+
+def _check_blocks(method: DistilledMAE, depth: int) -> None:
+    at = method.decoupled_at
+    if at is not None and at > depth:
+        raise ConfigError(
+            "method.decoupled_at",
+            found=f"{at}",
+            expected=f"1 to encoder.depth {depth}",
+            fix=f"--method.decoupled-at {max(1, depth * 2 // 3)}",
+        )
+    more = method.target == "hidden"  # of tokens there is one representation more than blocks
+    limits = (depth - 1 + more, method.teacher_depth - 1 + more)
+    for pair in method.blocks or ():
+        if not all(0 <= number <= limit for number, limit in zip(pair, limits, strict=True)):
+            raise ConfigError(
+                "method.blocks",
+                found=f"{pair[0]}:{pair[1]}",
+                expected=f"student:teacher, 0 to {limits[0]} and 0 to {limits[1]}",
+                fix=f"--method.blocks {limits[0]}:{limits[1]}",
+            )
 
 
 def _check_unread(recipe: Recipe) -> None:
@@ -348,9 +439,11 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if isinstance(self.method, MAE):
+        if isinstance(self.method, Masking):
             _check_mask_ratio(self.method, self.encoder.patches)
             _check_unread(self)
+        if isinstance(self.method, DistilledMAE):
+            _check_blocks(self.method, self.encoder.depth)
         for name, values in (("mean", self.augmentation.mean), ("std", self.augmentation.std)):
             if len(values) != self.encoder.channels:
                 raise ConfigError(
@@ -391,6 +484,9 @@ class Runtime(Config):
     """Run folder; by default runs/RECIPE-HASH, so that the same command finds its run again."""
     init: str | None = None
     """Weights to start from: a run folder, a checkpoint folder or a file."""
+    teacher: str | None = None
+    """Weights of the teacher that a recipe distils: a run folder, a checkpoint folder, a timm folder, a file, or
+    timm:NAME for pre-trained weights that timm knows."""
     stop_after_steps: int | None = Field(None, ge=1)
     """Stop early, resumable, when this many updates have been made in all."""
     micro_batch_size: int | None = Field(None, ge=1)

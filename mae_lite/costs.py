@@ -31,6 +31,10 @@ def step_gflops(recipe: config.Recipe) -> float:
         case config.MAE() as method:
             kept = method.kept(encoder.patches)
             forward = _encode(encoder, kept) + _decode(encoder, method, kept)
+        case config.DistilledMAE() as method:
+            kept = method.kept(encoder.patches)
+            student, teacher = _match(encoder, method, kept)
+            forward = _encode(encoder, kept) + _decode(encoder, method, kept) + student + teacher / 3
         case config.Supervised():
             forward = _encode(encoder, encoder.patches)
         case never:
@@ -43,7 +47,23 @@ def _encode(encoder: config.Encoder, patches: int) -> float:
     return 2 * patches * values * encoder.width + _blocks(encoder.depth, patches + 1, encoder.width)
 
 
-def _decode(encoder: config.Encoder, method: config.MAE, kept: int) -> float:
+def _match(encoder: config.Encoder, method: config.DistilledMAE, kept: int) -> tuple[float, float]:
+    """Return the operations of comparing with the teacher: the student's, and the teacher's as far as it runs."""
+    tokens, guide, pairs = kept + 1, method.teacher(encoder), method.pairs(encoder.depth)
+    blocks = max(block for _, block in pairs)  # attention is compared before a block is run
+    teacher = 2 * kept * encoder.channels * encoder.patch_size**2 * guide.width + _blocks(blocks, tokens, guide.width)
+    if method.target == "hidden":
+        return len(pairs) * 2.0 * tokens * encoder.width * guide.width, teacher
+    heads = 2 * encoder.num_heads * guide.num_heads * tokens**2
+    student = len(pairs) * (_logits(tokens, encoder.width) + heads)
+    return student, teacher + len(pairs) * _logits(tokens, guide.width)
+
+
+def _logits(tokens: int, width: int) -> float:
+    return 4 * tokens * width**2 + 2 * tokens**2 * width
+
+
+def _decode(encoder: config.Encoder, method: config.Masking, kept: int) -> float:
     width, values = method.decoder_width, encoder.channels * encoder.patch_size**2
     maps = 2 * (kept + 1) * encoder.width * width + 2 * (encoder.patches - kept) * width * values
     return maps + _blocks(method.decoder_depth, encoder.patches + 1, width)

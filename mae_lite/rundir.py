@@ -29,9 +29,12 @@ _LIBRARIES = ("mae_lite", "torch", "torchvision", "timm", "lightning-fabric", "n
 _STEP = re.compile(r"step_(\d+)")
 
 
-def default_folder(recipe: Recipe, runtime: Runtime, init_digest: str | None) -> Path:
+def default_folder(
+    recipe: Recipe, runtime: Runtime, init_digest: str | None, teacher_digest: str | None = None
+) -> Path:
     """Return ``runs/RECIPE-HASH``; the hash covers all that decides the result."""
-    text = json.dumps([recipe.digest(), runtime.data, runtime.val_data, init_digest])
+    taught = [] if teacher_digest is None else [teacher_digest]
+    text = json.dumps([recipe.digest(), runtime.data, runtime.val_data, init_digest, *taught])
     return Path("runs") / f"{recipe.name}-{files.sha256(text.encode())[:8]}"
 
 
@@ -41,6 +44,7 @@ def describe(
     classes: tuple[str, ...] | None,
     fingerprint: Mapping[str, Any],
     init_digest: str | None,
+    teacher_digest: str | None = None,
 ) -> dict[str, Any]:
     """Return the contents of ``recipe.json``: everything that decides the result.
 
@@ -50,6 +54,7 @@ def describe(
         classes: names of the labels.
         fingerprint: of the training images.
         init_digest: hash of the starting weights; None starts from random ones.
+        teacher_digest: hash of the weights that teach; None where nothing does.
     """
     return {
         "format": FORMAT,
@@ -59,6 +64,8 @@ def describe(
         "val_data": runtime.val_data,
         "init": runtime.init,
         "init_sha256": init_digest,
+        "teacher": runtime.teacher,
+        "teacher_sha256": teacher_digest,
         "fingerprint": dict(fingerprint),
         "classes": list(classes) if classes is not None else None,
     }

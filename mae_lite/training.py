@@ -24,7 +24,9 @@ from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import DiskError
 from mae_lite.evaluation.load import init_digest, load_initial
+from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods.base import Method
+from mae_lite.methods.distilled import DistilledAutoencoder, Teacher
 from mae_lite.models import timm_folder
 from mae_lite.tensorboard import EventFiles
 
@@ -56,14 +58,16 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
     """
     with StopSignals() as signals:
         weights = init_digest(runtime.init)
-        folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime, weights)
+        teacher = load_teacher(recipe, runtime.teacher)
+        taught = None if teacher is None else teacher.sha256
+        folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime, weights, taught)
         train, held_out = inputs.images(recipe, runtime, images)
         fabric = start_fabric(recipe, runtime)
-        description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights)
+        description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
         memory = partial(peak_memory_mb, fabric.device)
         record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description, memory))
         with _recorded(record):
-            return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out))
+            return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out), teacher)
 
 
 @contextmanager
@@ -96,9 +100,10 @@ def _run(
     folder: Path,
     record: rundir.RunDir | None,
     images: tuple[Source, Source | None],
+    teacher: Teacher | None,
 ) -> Outcome:
     train, held_out = images
-    job, progress = _restored(recipe, runtime, fabric, signals, folder, train)
+    job, progress = _restored(recipe, runtime, fabric, signals, folder, train, teacher)
     job.probes = probing.probes(job, train, held_out)
     total = job.rate.total_steps
     if record is not None:
@@ -120,11 +125,19 @@ def _run(
 
 
 def _restored(
-    recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, signals: StopSignals, folder: Path, train: Source
+    recipe: config.Recipe,
+    runtime: config.Runtime,
+    fabric: Fabric,
+    signals: StopSignals,
+    folder: Path,
+    train: Source,
+    teacher: Teacher | None,
 ) -> tuple[loop.Job, Progress]:
     """Build the parts of a run and put the newest checkpoint, or the starting weights, into them."""
     plan = inputs.plan(recipe, runtime, fabric, len(train))
     method = methods.build(recipe, len(train.classes or ()))
+    if isinstance(method, DistilledAutoencoder):
+        method.teacher = teacher
     found = checkpoint.newest(folder)
     if found is None:
         load_initial(method, recipe, runtime.init)

@@ -26,8 +26,6 @@ from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
 
-TIMES = ("seconds", "images_per_second")
-
 
 class TickingDisk(files.Disk):
     """A disk that reports each operation before it happens; a write that is to die leaves half of its bytes."""
@@ -108,7 +106,7 @@ def remains(folder: Path) -> dict[str, Any]:
     step, newest = checkpoints(folder)[0]
     tensors = {name: files.sha256(data) for name, data in files.read_folder(newest).items()}
     encoder = files.sha256((folder / "encoder" / "model.safetensors").read_bytes())
-    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(folder)]
+    rows = [{k: v for k, v in row.items() if k not in toy.TIMES} for row in read_rows(folder)]
     previews = {path.name: files.sha256(path.read_bytes()) for path in (folder / "previews").iterdir()}
     return {"step": step, "tensors": tensors, "encoder": encoder, "rows": rows, "previews": previews}
 

@@ -35,12 +35,14 @@ def groups_by_name(method: Method, recipe: Recipe) -> dict[str, tuple[float, flo
     return result
 
 
-@pytest.mark.parametrize("recipe", [toy.mae(), toy.classifier(), finetune()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe", [toy.mae(), toy.distilled(), toy.classifier(), finetune()], ids=lambda recipe: recipe.name
+)
 def test_each_trainable_parameter_once_and_no_frozen_one(recipe: Recipe) -> None:
     method = build(recipe, 10)
     trainable = {name for name, parameter in method.named_parameters() if parameter.requires_grad}
     frozen = {name for name, _ in method.named_parameters()} - trainable
-    mae = recipe.method.kind == "mae"
+    mae = recipe.method.kind != "supervised"
     assert frozen == ({"encoder.pos_embed", "decoder.pos_embed"} if mae else set())
     assert groups_by_name(method, recipe).keys() == trainable
     optimizer = build_optimizer(method, recipe)

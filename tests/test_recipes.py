@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mae_lite import config, costs, methods, recipes
 from mae_lite.config import Reading
 from mae_lite.errors import ConfigError
+from mae_lite.methods.distilled import Teacher
 from mae_lite.models.vit import build_classifier, build_encoder
 
 MAE_PRETRAINING: dict[str, Any] = {
@@ -65,6 +66,21 @@ MAE_PRETRAINING: dict[str, Any] = {
     "augmentation.mean": (0.485, 0.456, 0.406),
     "augmentation.std": (0.229, 0.224, 0.225),
 }
+DISTILLED: dict[str, Any] = {
+    **MAE_PRETRAINING,
+    "epochs": 400,
+    "encoder.width": 192,
+    "method.kind": "distilled_mae",
+    "method.decoder_depth": 1,
+    "method.decoder_width": 96,
+    "method.decoder_heads": 3,
+    "method.teacher_width": 768,
+    "method.teacher_depth": 12,
+    "method.teacher_heads": 12,
+    "method.blocks": None,
+    "method.use_probabilities": False,
+    "method.weight": 1.0,
+}
 FINETUNE: dict[str, Any] = {
     **{name: value for name, value in MAE_PRETRAINING.items() if not name.startswith("method.")},
     "start": "pretrained",
@@ -105,6 +121,17 @@ RECIPES: dict[str, dict[str, Any]] = {
         "method.decoder_width": 192,
         "method.decoder_heads": 6,
         "epochs": 400,
+    },
+    "d-mae-tiny": {**DISTILLED, "method.target": "attention", "method.decoupled_at": None},
+    "d-mae-tiny-hidden": {**DISTILLED, "method.target": "hidden", "method.decoupled_at": None},
+    "d2-mae-tiny": {**DISTILLED, "method.target": "attention", "method.decoupled_at": 8},
+    "d-mae-small": {
+        **DISTILLED,
+        "encoder.width": 384,
+        "method.decoder_width": 192,
+        "method.decoder_heads": 6,
+        "method.target": "attention",
+        "method.decoupled_at": None,
     },
     "mae-base": {
         **MAE_PRETRAINING,
@@ -325,11 +352,15 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
     """Count a training step and a forward pass of the encoder, per image, without computing anything."""
     encoder, images = recipe.encoder, 2
     with torch.device("meta"):
-        method = methods.build(recipe, num_classes=10).to("meta")
+        method: Any = methods.build(recipe, num_classes=10)
+        models: list[Any] = [method]
+        if isinstance(recipe.method, config.DistilledMAE):
+            method.teacher = Teacher(build_encoder(recipe.method.teacher(encoder), seed=0), "")
+            models.append(method.teacher.model)
+        method.to("meta")
         batch = torch.empty(images, encoder.channels, encoder.image_size, encoder.image_size)
         labels = torch.zeros(images, dtype=torch.long)
-    modules: Any = method.modules()
-    for module in modules:
+    for module in (module for model in models for module in model.modules()):
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # torch's counter does not know the fused attention of every device
     draws = {name: value.to("meta") for name, value in method.draw(0, 0, range(images)).items()}
@@ -340,7 +371,7 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
     return step.get_total_flops() / images / 1e9, forward.get_total_flops() / images / 1e9
 
 
-@pytest.mark.parametrize("name", ["mae-tiny", "finetune-improved"])
+@pytest.mark.parametrize("name", ["mae-tiny", "finetune-improved", "d-mae-tiny"])
 def test_gflops_of_the_paper_size(name: str) -> None:
     """What is left out: the head, and that backward needs no gradient of the images, 1 % of a step."""
     recipe = recipes.get(name)
@@ -351,9 +382,11 @@ def test_gflops_of_the_paper_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_gflops(name: str) -> None:
-    recipe = recipes.derive(recipes.get(name), encoder={"depth": 2})
+    recipe = recipes.get(name)
+    shallow = {"decoupled_at": None, "teacher_depth": 3} if recipe.method.kind == "distilled_mae" else {}
+    recipe = recipes.derive(recipe, encoder={"depth": 2}, method=shallow)
     encoder = recipe.encoder
-    seen = recipe.method.kept(encoder.patches) if isinstance(recipe.method, config.MAE) else encoder.patches
+    seen = recipe.method.kept(encoder.patches) if isinstance(recipe.method, config.Masking) else encoder.patches
     # In a shallow model the images' own gradient, which nobody needs, would be several per cent of a step.
     spared = 2 * seen * encoder.channels * encoder.patch_size**2 * encoder.width / 1e9
     step, forward = counted_gflops(recipe)
@@ -370,6 +403,7 @@ def test_notes_agree_with_the_counts(name: str) -> None:
         assert f"{costs.step_gflops(recipe) / costs.step_gflops(recipes.get(other)):.1f}" == number
     command = recipe.note.command.split()
     assert command[0] == "mae-lite"
-    assert command[1] == ("pretrain" if recipe.method.kind == "mae" else "finetune")
+    assert command[1] == ("finetune" if recipe.method.kind == "supervised" else "pretrain")
     assert command[2] == name
     assert ("--init" in command) == (recipe.start == "pretrained")
+    assert ("--teacher" in command) == (recipe.method.kind == "distilled_mae")

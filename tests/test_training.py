@@ -179,7 +179,7 @@ def test_resumed_runs_are_the_same_runs(tmp_path: Path, recipe: Recipe) -> None:
 
 
 def _timeless(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
+    return {key: value for key, value in row.items() if key not in toy.TIMES}
 
 
 def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

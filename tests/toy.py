@@ -8,10 +8,14 @@ from typing import Any
 from PIL import Image
 
 from mae_lite import recipes
-from mae_lite.config import Recipe, Runtime
+from mae_lite.config import DistilledMAE, Encoder, Recipe, Runtime
 from mae_lite.data.images import decode
 from mae_lite.data.sources import Source
+from mae_lite.models import weights
+from mae_lite.models.vit import build_encoder
 
+TIMES = ("seconds", "images_per_second", "teacher_share")
+"""What of a row of metrics the clock decides, and so differs between equal runs."""
 _ENCODER = {"image_size": 8, "patch_size": 4, "channels": 1, "width": 16, "depth": 1, "num_heads": 2}
 
 
@@ -27,6 +31,21 @@ def mae(**changes: Any) -> Recipe:
         warmup_epochs=2 / 84,
     )
     return recipes.derive(toy, **changes)
+
+
+def distilled(**changes: Any) -> Recipe:
+    """Return the toy MAE with a teacher of 3 blocks of another width and number of heads."""
+    settings = mae().method.model_dump() | {"kind": "distilled_mae"}
+    settings |= {"teacher_width": 24, "teacher_depth": 3, "teacher_heads": 3}
+    return recipes.derive(recipes.derive(mae(), "toy-distilled", method=settings), **changes)
+
+
+def teacher_weights(path: Path, recipe: Recipe, seed: int = 7, **changes: Any) -> str:
+    """Write random weights of the teacher that ``recipe`` wants, but for ``changes`` of its shape; return the path."""
+    assert isinstance(recipe.method, DistilledMAE)
+    shape = Encoder.model_validate(recipe.method.teacher(recipe.encoder).model_dump() | changes)
+    path.write_bytes(weights.to_bytes(build_encoder(shape, seed).state_dict()))
+    return str(path)
 
 
 def classifier(**changes: Any) -> Recipe:

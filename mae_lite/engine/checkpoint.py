@@ -33,6 +33,8 @@ class Progress:
     """Sum of the losses since the last row of metrics."""
     loss_count: int = 0
     """Updates in that sum."""
+    log_sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the method's other numbers over the same updates."""
     best: float | None = None
     """Best validation accuracy so far."""
     best_step: int | None = None

@@ -90,15 +90,15 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     while progress.step < last:
         step = progress.step
         set_learning_rate(optimizer, job.rate(step))
-        loss = _backward(job, step, batches)
-        norm = _gradient_norm(job, step, loss)
+        numbers = _backward(job, step, batches)
+        norm = _gradient_norm(job, step, numbers["loss"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         job.method.after_step(step + 1, end)
         if job.ema is not None:
             job.ema.update_parameters(job.method)
         progress.step = step + 1
-        meter.add(loss)
+        meter.add(numbers)
         better = _run_probes(job, progress)
         row = None
         if _due(progress.step, job.runtime.log_every_steps, end):
@@ -114,10 +114,10 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     return "finished" if progress.step >= end else "paused"
 
 
-def _backward(job: Job, step: int, batches: Iterator[Batch]) -> Tensor:
-    """Add up the gradients of all micro-batches of an update; return their mean loss on this rank."""
+def _backward(job: Job, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
+    """Add up the gradients of all micro-batches of an update; return the means of loss and logs on this rank."""
     fabric, count, augmentation = job.fabric, job.plan.micro_batches, job.recipe.augmentation
-    total = torch.zeros((), device=fabric.device)
+    total: dict[str, Tensor] = {}
     for micro in range(count):
         batch = to_device(next(batches), fabric.device, augmentation.mean, augmentation.std)
         drawn = job.method.draw(job.recipe.seed, step, job.plan.micro_rows(micro))
@@ -127,7 +127,8 @@ def _backward(job: Job, step: int, batches: Iterator[Batch]) -> Tensor:
         with fabric.no_backward_sync(job.wrapped, enabled=micro + 1 < count):
             output = job.wrapped(batch.images, batch.labels, on_device)
             fabric.backward(output.loss / count)
-        total += output.loss.detach() / count
+        for name, value in {"loss": output.loss, **output.logs}.items():
+            total[name] = total.get(name, 0.0) + value.detach() / count
     return total
 
 
@@ -183,39 +184,50 @@ def _agree(fabric: Fabric, stop: bool, save: bool) -> tuple[bool, bool]:
 
 
 class _Meter:
-    """Sums the loss between two rows of metrics, without waiting for the device at every step."""
+    """Sums loss and logs between two rows of metrics, without waiting for the device at every step."""
 
     def __init__(self, job: Job, progress: Progress) -> None:
         self._job, self._progress = job, progress
-        self._sum = torch.tensor(progress.loss_sum, dtype=torch.float32, device=job.fabric.device)
+        before = {"loss": progress.loss_sum, **progress.log_sums}
+        self._sums = {name: self._scalar(value) for name, value in before.items()}
         self._since, self._images = time.monotonic(), 0
+        job.method.seconds()  # what was measured before counts for nothing
 
-    def add(self, loss: Tensor) -> None:
-        self._sum += loss
+    def _scalar(self, value: float) -> Tensor:
+        return torch.tensor(value, dtype=torch.float32, device=self._job.fabric.device)
+
+    def add(self, numbers: Mapping[str, Tensor]) -> None:
+        for name, value in numbers.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
         self._progress.loss_count += 1
         self._images += self._job.plan.global_batch_size
 
     def store(self) -> None:
-        """Write the sum, averaged over the ranks, to the progress that is about to be saved."""
+        """Write the sums, averaged over the ranks, to the progress that is about to be saved."""
         if self._job.fabric.world_size > 1:
-            torch.distributed.all_reduce(self._sum)
-            self._sum /= self._job.fabric.world_size
-        self._progress.loss_sum = self._sum.item()
+            for value in self._sums.values():
+                torch.distributed.all_reduce(value)
+                value /= self._job.fabric.world_size
+        sums = {name: value.item() for name, value in self._sums.items()}
+        self._progress.loss_sum, self._progress.log_sums = sums.pop("loss"), sums
 
     def row(self, rate: float, norm: Tensor) -> dict[str, Any]:
         self.store()
         progress, now = self._progress, time.monotonic()
+        elapsed = now - self._since
+        sums = {"loss": progress.loss_sum, **progress.log_sums}
         row = {
             "step": progress.step,
             "epoch": round(progress.step / self._job.plan.steps_per_epoch, 4),
-            "loss": progress.loss_sum / progress.loss_count,
+            **{name: value / progress.loss_count for name, value in sums.items()},
             "lr": rate,
             "grad_norm": norm.item(),
-            "images_per_second": self._images / max(now - self._since, 1e-9),
-            "seconds": now - self._since,
+            "images_per_second": self._images / max(elapsed, 1e-9),
+            "seconds": elapsed,
+            **{f"{part}_share": spent / max(elapsed, 1e-9) for part, spent in self._job.method.seconds().items()},
         }
-        self._sum.zero_()
-        progress.loss_sum, progress.loss_count = 0.0, 0
+        self._sums = {name: self._scalar(0.0) for name in sums}
+        progress.loss_sum, progress.loss_count, progress.log_sums = 0.0, 0, {}
         self._since, self._images = now, 0
         return row
 

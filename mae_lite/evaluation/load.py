@@ -87,12 +87,16 @@ def load_encoder(path: str | Path) -> torch.nn.Module:
     return model
 
 
-def initial_tensors(init: str, encoder: config.Encoder) -> dict[str, Tensor]:
-    """Read the weights of ``--init`` by the method's names.
+def initial_tensors(
+    init: str, encoder: config.Encoder, *, flag: str = "--init", heads_flag: str = "--encoder.num-heads"
+) -> dict[str, Tensor]:
+    """Read the weights of ``--init`` or ``--teacher`` by the method's names.
 
     Args:
         init: a run folder, a checkpoint folder, a timm folder, or a file.
         encoder: what they will be loaded into; heads are compared, since shapes cannot tell them apart.
+        flag: what gave ``init``, for messages.
+        heads_flag: what sets the number of heads, for messages.
 
     Raises:
         CheckpointError: when they cannot be read or have another number of heads.
@@ -101,7 +105,7 @@ def initial_tensors(init: str, encoder: config.Encoder) -> dict[str, Tensor]:
     if not path.exists():
         nearby = sorted(str(p) for p in path.parent.glob("*") if p.is_dir())[:5] if path.parent.is_dir() else []
         where = f"; folders nearby: {', '.join(nearby)}" if nearby else ""
-        raise CheckpointError(f"--init {init!r} does not exist{where}", fix="give a run folder or a checkpoint file")
+        raise CheckpointError(f"{flag} {init!r} does not exist{where}", fix="give a run folder or a checkpoint file")
     if path.is_file():
         _log.warning("%s does not say its number of heads; it is taken to be %d", init, encoder.num_heads)
         return weights.read_file(path)
@@ -110,13 +114,13 @@ def initial_tensors(init: str, encoder: config.Encoder) -> dict[str, Tensor]:
         heads = settings.get("model_args", {}).get("num_heads")
         if heads is None:
             _log.warning("%s does not say its number of heads; it is taken to be %d", init, encoder.num_heads)
-        _check_heads(init, heads, encoder)
+        _check_heads(init, heads, encoder, heads_flag)
         if (path / files.MANIFEST).exists():
             files.read_folder(path)  # refuses what was damaged since it was written
         return weights.read_file(path / "model.safetensors")
     run = path.parent.parent if (path / files.MANIFEST).exists() else path
-    _, recipe = _described(run, "a run folder, a checkpoint folder or a file with --init")
-    _check_heads(init, recipe.encoder.num_heads, encoder)
+    _, recipe = _described(run, f"a run folder, a checkpoint folder or a file with {flag}")
+    _check_heads(init, recipe.encoder.num_heads, encoder, heads_flag)
     if run != path:
         return method_tensors(files.read_folder(path))
     found = checkpoint.newest(run)
@@ -125,7 +129,8 @@ def initial_tensors(init: str, encoder: config.Encoder) -> dict[str, Tensor]:
     state = rundir.read_json(run / "status.json", "a run folder").get("state")
     _log.log(
         logging.INFO if state == "finished" else logging.WARNING,
-        "starting from %s, step %d (%s)",
+        "%s %s, step %d (%s)",
+        "starting from" if flag == "--init" else "the teacher is",
         init,
         found[0],
         state,
@@ -146,13 +151,13 @@ def init_digest(init: str | None) -> str | None:
     return None
 
 
-def _check_heads(init: str, heads: int | None, encoder: config.Encoder) -> None:
+def _check_heads(init: str, heads: int | None, encoder: config.Encoder, flag: str) -> None:
     if heads is not None and heads != encoder.num_heads:
         raise CheckpointError(
             f"{init!r} was trained with another number of attention heads",
             found=str(heads),
             expected=str(encoder.num_heads),
-            fix=f"--encoder.num-heads {heads}",
+            fix=f"{flag} {heads}",
         )
 
 
@@ -180,7 +185,7 @@ def load_initial(method: Method, recipe: config.Recipe, init: str | None) -> Non
             fix="drop --init, or use a fine-tuning recipe",
         )
     tensors = initial_tensors(init, recipe.encoder)
-    fresh, dropped = ["encoder.head.*"], ["encoder.head.*", "decoder.*"]
+    fresh, dropped = ["encoder.head.*", "matching.*"], ["encoder.head.*", "decoder.*", "matching.*"]
     if isinstance(recipe.method, config.Supervised):
         tensors = {name: value for name, value in tensors.items() if not name.startswith("encoder.head.")}
         if recipe.method.pooling == "mean":

@@ -38,6 +38,10 @@ class Method(nn.Module, ABC):
     def forward(self, images: Tensor, labels: Tensor, draws: Mapping[str, Tensor]) -> StepOutput:
         """Return the loss of normalised images [B, C, H, H] with labels [B] (-1: none)."""
 
+    def seconds(self) -> dict[str, float]:
+        """Return the time on the device that parts of the method took since the last call, by name."""
+        return {}
+
     def after_step(self, step: int, total_steps: int) -> None:
         """Do what follows an update (momentum encoders); ``step`` counts finished updates."""
         del step, total_steps

@@ -22,7 +22,7 @@ from mae_lite.models.vit import build_encoder, init_linear, sincos_table
 class Decoder(nn.Module):
     """The light decoder: linear map, mask token, own fixed positions, blocks, LayerNorm, linear map to pixels."""
 
-    def __init__(self, encoder: config.Encoder, method: config.MAE) -> None:
+    def __init__(self, encoder: config.Encoder, method: config.Masking) -> None:
         """Build the decoder with MAE's initial values."""
         super().__init__()
         width = method.decoder_width
@@ -70,7 +70,7 @@ class Decoder(nn.Module):
 class MaskedAutoencoder(Method):
     """MAE: hide most patches, encode the rest, predict the hidden pixels."""
 
-    def __init__(self, recipe: config.Recipe, method: config.MAE) -> None:
+    def __init__(self, recipe: config.Recipe, method: config.Masking) -> None:
         """Build encoder and decoder; the seed of ``recipe`` decides their initial values."""
         super().__init__()
         self.patch_size = recipe.encoder.patch_size
@@ -92,12 +92,15 @@ class MaskedAutoencoder(Method):
         del labels
         order = torch.argsort(draws["noise"], dim=1, stable=True)  # [B, N]
         patches = patchify(images, self.patch_size)
-        latent = self.encode(patches, order[:, : self.kept])
+        return StepOutput(self.painting_loss(patches, self.encode(patches, order[:, : self.kept]), order), {})
+
+    def painting_loss(self, patches: Tensor, latent: Tensor, order: Tensor) -> Tensor:
+        """Return the loss [] of painting patches [B, N, P] from ``latent``; see :meth:`Decoder.forward`."""
         hidden = order[:, self.kept :]
         prediction = self.decoder(latent, order, hidden)  # [B, N - K, P]
         target = self.target(_take(patches, hidden))
-        loss = (prediction.float() - target).square().mean(dim=-1).mean()
-        return StepOutput(loss, {})
+        loss: Tensor = (prediction.float() - target).square().mean(dim=-1).mean()
+        return loss
 
     def encode(self, patches: Tensor, visible: Tensor) -> Tensor:
         """Encode the visible patches.
@@ -110,15 +113,7 @@ class MaskedAutoencoder(Method):
             [B, 1 + K, D] tokens after the final LayerNorm, class token first.
         """
         encoder = self.encoder
-        projection = encoder.patch_embed.proj
-        # patchify orders a patch by (row, column, channel), the convolution by (channel, row, column)
-        weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # [D, P]
-        tokens = nn.functional.linear(_take(patches, visible), weight, projection.bias)  # [B, K, D]
-        positions = encoder.pos_embed.expand(len(tokens), -1, -1)
-        tokens = tokens + _take(positions[:, 1:], visible)
-        class_token = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(tokens), -1, -1)
-        tokens = torch.cat([class_token.to(tokens.dtype), tokens], dim=1)
-        return encoder.norm(encoder.blocks(encoder.norm_pre(tokens)))  # type: ignore[no-any-return]
+        return encoder.norm(encoder.blocks(embed(encoder, patches, visible)))  # type: ignore[no-any-return]
 
     def target(self, patches: Tensor) -> Tensor:
         """Return what to predict for patches [..., P]: pixels, by default normalised per patch."""
@@ -127,6 +122,25 @@ class MaskedAutoencoder(Method):
             return patches
         mean, variance = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True)
         return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+def embed(encoder: Any, patches: Tensor, visible: Tensor) -> Tensor:
+    """Return the tokens [B, 1 + K, D] that enter the first block of a timm Vision Transformer, class token first.
+
+    Args:
+        encoder: has a class token and a position for it and each patch.
+        patches: [B, N, P] from :func:`patchify`.
+        visible: [B, K] patch numbers.
+    """
+    projection = encoder.patch_embed.proj
+    # patchify orders a patch by (row, column, channel), the convolution by (channel, row, column)
+    weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # [D, P]
+    tokens = nn.functional.linear(_take(patches, visible), weight, projection.bias)  # [B, K, D]
+    positions = encoder.pos_embed.expand(len(tokens), -1, -1)
+    tokens = tokens + _take(positions[:, 1:], visible)
+    class_token = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+    tokens = torch.cat([class_token.to(tokens.dtype), tokens], dim=1)
+    return encoder.norm_pre(tokens)  # type: ignore[no-any-return]
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

@@ -31,6 +31,7 @@ class Run:
     data: str
     val_data: str | None
     init: str | None
+    teacher: str | None
     pretraining: str
     """What the weights started from: "mae", "scratch", ...; for a pre-training run its own method."""
     start: str
@@ -173,6 +174,7 @@ def read(folder: Path) -> Run:
         data=str(record.get("data", "")),
         val_data=None if record.get("val_data") is None else str(record["val_data"]),
         init=None if init is None else str(init),
+        teacher=None if record.get("teacher") is None else str(record["teacher"]),
         pretraining=_pretraining(folder, raw, init),
         start=_start(folder, init, record),
         status=_object(folder / "status.json", problems),

@@ -37,13 +37,17 @@ def command(run: Run) -> str:
         words += ["--val-data", run.val_data]
     if run.init is not None:
         words += ["--init", run.init]
+    if run.teacher is not None:
+        words += ["--teacher", run.teacher]
     for setting, _, value in differences(run):
         words += [f"--{setting.replace('_', '-')}", *_as_words(value)]
     return shlex.join([*words, "--out", f"{run.folder}-again"])
 
 
 def _as_words(value: Any) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
+    if not isinstance(value, list | tuple):
+        return [str(value)]
+    return [":".join(map(str, item)) if isinstance(item, list | tuple) else str(item) for item in value]
 
 
 def _differing(base: Any, ours: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
