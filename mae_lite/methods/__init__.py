@@ -7,6 +7,7 @@ from typing import assert_never
 from mae_lite import config
 from mae_lite.methods.base import Method
 from mae_lite.methods.mae import MaskedAutoencoder
+from mae_lite.methods.mocov3 import MomentumContrast
 from mae_lite.methods.supervised import SupervisedClassifier
 
 
@@ -15,6 +16,8 @@ def build(recipe: config.Recipe, num_classes: int) -> Method:
     match recipe.method:
         case config.MAE() as method:
             return MaskedAutoencoder(recipe, method)
+        case config.MoCoV3() as method:
+            return MomentumContrast(recipe, method)
         case config.Supervised() as method:
             return SupervisedClassifier(recipe, method, num_classes)
         case never:
