@@ -209,9 +209,8 @@ def _with_decoder(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) 
         return tensors, ["decoder.*"]
     if tensors["encoder.patch_embed.proj.weight"].shape[1] != recipe.encoder.channels:
         _log.warning("%s painted other channels: the decoder's last layer starts anew", init)
-        return {name: value for name, value in tensors.items() if not name.startswith("decoder.pred.")}, [
-            "decoder.pred.*"
-        ]
+        kept = {name: value for name, value in tensors.items() if not name.startswith("decoder.pred.")}
+        return kept, ["decoder.pred.*"]
     return tensors, []
 
 
@@ -219,7 +218,7 @@ def _with_followers(tensors: dict[str, Tensor], init: str) -> tuple[dict[str, Te
     """Let the momentum encoder start where the encoder does, unless the weights bring one."""
     if any(name.startswith("momentum_encoder.") for name in tensors):
         return tensors, []
-    _log.warning("%s was not trained by MoCo-v3: projector and predictor start anew", init)
+    _log.warning("%s has no momentum encoder: it starts as a copy; projector and predictor start anew", init)
     own = {name: value for name, value in tensors.items() if name.startswith("encoder.")}
     copies = {f"momentum_{name}": value for name, value in own.items() if not name.startswith("encoder.head.")}
-    return tensors | copies, [pattern for pattern in _HEADS if pattern != "decoder.*"]
+    return tensors | copies, ["projector.*", "predictor.*", "momentum_projector.*"]

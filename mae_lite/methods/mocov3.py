@@ -14,12 +14,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from mae_lite import config, draws
+from mae_lite.methods.across_ranks import GlobalBatchNorm, gathered, rank_of_all
 from mae_lite.methods.base import Method, StepOutput
-from mae_lite.methods.batch_norm import GlobalBatchNorm
 from mae_lite.models.vit import build_encoder
 
 
@@ -109,9 +109,9 @@ def contrastive_loss(queries: Tensor, keys: Tensor, temperature: float) -> Tenso
     """
     with _full_precision(queries.device.type):
         unit_queries = normalize(queries.float(), dim=1)
-        unit_keys = _gathered(normalize(keys.float(), dim=1))  # [G, D]
+        unit_keys = gathered(normalize(keys.float(), dim=1))  # [G, D]
         logits = unit_queries @ unit_keys.T / temperature  # [B, G]
-        rank = distributed.get_rank() if distributed.is_initialized() else 0
+        rank, _ = rank_of_all()
         own = torch.arange(len(queries), device=queries.device) + len(queries) * rank
         return 2 * temperature * cross_entropy(logits, own)
 
@@ -120,15 +120,6 @@ def _full_precision(device_type: str) -> AbstractContextManager[Any]:
     # The meta device, on which costs are counted, has no autocast to switch off.
     available = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if available else nullcontext()
-
-
-def _gathered(rows: Tensor) -> Tensor:
-    """Return the rows [B, D] of all ranks, [G, D] in the order of ranks, without gradient."""
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return rows.detach()
-    parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, rows.detach().contiguous())
-    return torch.cat(parts)
 
 
 def _spread(features: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Batch normalisation over the global batch, on any device.
+"""What methods that compare all images of the global batch need from other ranks, on any device.
 
 torch's own SyncBatchNorm refuses CPU tensors, so that two processes could not be compared with one in a test.
+Shapes: B rows of this rank, G of all ranks (each has as many), D channels.
 """
 
 from __future__ import annotations
@@ -9,6 +10,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+
+
+def rank_of_all() -> tuple[int, int]:
+    """Return the number of this process, from 0, and how many train together."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """Return the rows [B, D] of all ranks, [G, D] in the order of ranks, without gradient."""
+    _, ranks = rank_of_all()
+    if ranks == 1:
+        return rows.detach()
+    parts = [torch.empty_like(rows) for _ in range(ranks)]
+    distributed.all_gather(parts, rows.detach().contiguous())
+    return torch.cat(parts)
 
 
 class GlobalBatchNorm(nn.BatchNorm1d):
@@ -20,7 +38,7 @@ class GlobalBatchNorm(nn.BatchNorm1d):
         Raises:
             ValueError: when training on a single row, which has no variance.
         """
-        ranks = distributed.get_world_size() if distributed.is_initialized() else 1
+        _, ranks = rank_of_all()
         if ranks == 1 or not self.training:
             return super().forward(rows)
         values = rows.float()
