@@ -22,7 +22,7 @@ from mae_lite.data.transforms import TrainTransform
 from mae_lite.engine.optim import LearningRate, build_optimizer, set_learning_rate
 from mae_lite.errors import ConfigError
 from mae_lite.evaluation.probes import feature_std
-from mae_lite.methods.batch_norm import GlobalBatchNorm
+from mae_lite.methods.across_ranks import GlobalBatchNorm
 from mae_lite.methods.mocov3 import MomentumContrast, contrastive_loss
 from mae_lite.models.vit import sincos_table
 from tests import toy
@@ -138,6 +138,18 @@ def test_the_collapse_watch_sees_a_collapse() -> None:
     same = views(1).expand(6, -1, -1, -1, -1)
     same = same[:, :1].expand(-1, 2, -1, -1, -1)
     assert method(same, torch.zeros(6), {}).logs["view_feature_std"].item() < 1e-3
+
+
+def test_mixed_precision_changes_the_loss_by_rounding_only() -> None:
+    images = views(6)
+    exact = contrast(toy.mocov3())(images, torch.zeros(6), {}).loss
+    method = contrast(toy.mocov3())
+    with torch.autocast("cpu", torch.bfloat16):
+        output = method(images, torch.zeros(6), {})
+    output.loss.backward()
+    assert output.loss.dtype == output.logs["view_feature_std"].dtype == torch.float32
+    assert output.loss.item() == pytest.approx(exact.item(), rel=0.02)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in method.parameters() if p.requires_grad)
 
 
 def test_followers_follow() -> None:
