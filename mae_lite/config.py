@@ -210,18 +210,50 @@ class Supervised(Config):
     """Share of the batches that are mixed at all."""
 
 
-Method = Annotated[MAE | DistilledMAE | Supervised, Field(discriminator="kind")]
+class MoCoV3(Config):
+    """Contrastive learning with a momentum encoder (Chen, Xie, He 2021)."""
+
+    kind: Literal["mocov3"] = "mocov3"
+    hidden_width: int = Field(4096, ge=1)
+    """Channels between the linear layers of projector and predictor."""
+    output_width: int = Field(256, ge=1)
+    """Channels of what is compared."""
+    temperature: float = Field(0.2, gt=0.0)
+    """Cosine similarities are divided by it."""
+    momentum: float = Field(0.99, ge=0.0, le=1.0)
+    """Share of itself that the momentum encoder keeps at first; it rises to 1 along half a cosine."""
+    freeze_patch_projection: bool = False
+    """Leave the patch projection at its random start: the remedy of section 4.2 against unstable training."""
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Method = Annotated[MAE | DistilledMAE | MoCoV3 | Supervised, Field(discriminator="kind")]
 
 
 class Augmentation(Config):
     """What happens to an image between decoding and the model."""
 
+    views: int = Field(1, ge=1, le=16)
+    """Versions of an image in a batch, each with draws of its own."""
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
     """Share of the area that a random crop covers; None resizes the whole image."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Range of width / height of a random crop."""
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
     """Resampling in training; "random" picks bicubic or bilinear per image."""
+    jitter: tuple[Share, Share, Share, Annotated[float, Field(ge=0.0, le=0.5)]] | None = None
+    """Largest change of brightness, contrast, saturation (as shares) and hue (of the circle), in random order; None
+    changes none."""
+    jitter_probability: float = Field(0.8, ge=0.0, le=1.0)
+    """Probability that colours are changed at all."""
+    blur: tuple[Share, ...] = (0.0,)
+    """Probability of Gaussian blur: one for each view, or one for all."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Range of the blur's deviation, in pixels of the model's input."""
+    grey: float = Field(0.0, ge=0.0, le=1.0)
+    """Probability of turning colours into shades of grey."""
+    solarise: tuple[Share, ...] = (0.0,)
+    """Probability of inverting all values from 128 up: one for each view, or one for all."""
     flip: float = Field(0.5, ge=0.0, le=1.0)
     """Probability of a horizontal flip."""
     rotate_degrees: float = Field(0.0, ge=0.0, le=180.0)
@@ -245,7 +277,12 @@ class Augmentation(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Augmentation:
-        ranges = {"crop_scale": self.crop_scale, "crop_ratio": self.crop_ratio, "zoom": self.zoom}
+        ranges = {
+            "crop_scale": self.crop_scale,
+            "crop_ratio": self.crop_ratio,
+            "blur_sigma": self.blur_sigma,
+            "zoom": self.zoom,
+        }
         for name, pair in ranges.items():
             if pair is not None and not 0 < pair[0] <= pair[1]:
                 raise ConfigError(
@@ -258,6 +295,14 @@ class Augmentation(Config):
                 expected="an upper end of at most 1",
                 fix="--augmentation.crop-scale 0.08 1.0",
             )
+        for name, shares in (("blur", self.blur), ("solarise", self.solarise)):
+            if len(shares) not in (1, self.views):
+                raise ConfigError(
+                    f"augmentation.{name}",
+                    found=f"{len(shares)} values",
+                    expected=f"one for each of augmentation.views {self.views}, or one for all",
+                    fix=f"--augmentation.{name} {' '.join(['0.1'] * self.views)}",
+                )
         if any(value <= 0 for value in self.std):
             raise ConfigError(
                 "augmentation.std", found=f"{self.std}", expected="numbers above 0", fix="use the data set's own"
@@ -373,7 +418,39 @@ def _check_blocks(method: DistilledMAE, depth: int) -> None:
             )
 
 
-def _check_unread(recipe: Recipe) -> None:
+def _check_views(recipe: Recipe) -> None:
+    """Refuse another number of views than the method compares, and colours where there are none."""
+    augmentation, method = recipe.augmentation, recipe.method
+    views = 2 if isinstance(method, MoCoV3) else 1
+    if augmentation.views != views:
+        raise ConfigError(
+            "augmentation.views",
+            found=str(augmentation.views),
+            expected=f"{views}, which is what the method {method.kind} takes",
+            fix=f"--augmentation.views {views}",
+        )
+    channels = recipe.encoder.channels
+    for name, value, off in (("jitter", augmentation.jitter, None), ("grey", augmentation.grey, 0.0)):
+        if value != off and channels != 3:
+            raise ConfigError(
+                f"augmentation.{name}",
+                found=f"{value} with encoder.channels {channels}",
+                expected="3 channels, because it changes colours",
+                fix=f"--augmentation.{name} {off}",
+            )
+
+
+def _check_batch(recipe: Recipe) -> None:
+    if recipe.couples_samples and recipe.global_batch_size < 2:
+        raise ConfigError(
+            "global_batch_size",
+            found=str(recipe.global_batch_size),
+            expected="at least 2, because images are compared with each other and normalised by batch statistics",
+            fix="--global-batch-size 256",
+        )
+
+
+def _check_unread(recipe: Recipe, name_of_method: str) -> None:
     """Refuse settings that pre-training would not read."""
     for name, value, unset, fix in (
         ("labels_per_class", recipe.labels_per_class, None, "pre-training takes all images: drop --labels-per-class"),
@@ -382,11 +459,17 @@ def _check_unread(recipe: Recipe) -> None:
             "encoder.positions",
             recipe.encoder.positions,
             "sincos",
-            "MAE's positions are fixed: drop --encoder.positions",
+            f"{name_of_method}'s positions are fixed: drop --encoder.positions",
         ),
     ):
         if value != unset:
-            raise ConfigError(f"{name} is not read in MAE pre-training", found=str(value), fix=fix)
+            raise ConfigError(f"{name} is not read in {name_of_method} pre-training", found=str(value), fix=fix)
+    if isinstance(recipe.method, MoCoV3) and recipe.encoder.init != "xavier":
+        raise ConfigError(
+            "encoder.init is not read in MoCo-v3 pre-training",
+            found=recipe.encoder.init,
+            fix="its initial values are its own: drop --encoder.init",
+        )
 
 
 class Recipe(Config):
@@ -437,13 +520,22 @@ class Recipe(Config):
         """Learning rate at the end of warm-up."""
         return self.lr_per_256 * self.global_batch_size / 256
 
+    @property
+    def couples_samples(self) -> bool:
+        """Whether all images of an update meet in the loss, so that it cannot be split into micro-batches."""
+        return isinstance(self.method, MoCoV3)
+
     @model_validator(mode="after")
     def _check(self) -> Recipe:
         if isinstance(self.method, Masking):
             _check_mask_ratio(self.method, self.encoder.patches)
-            _check_unread(self)
+            _check_unread(self, "MAE")
+        elif isinstance(self.method, MoCoV3):
+            _check_unread(self, "MoCo-v3")
         if isinstance(self.method, DistilledMAE):
             _check_blocks(self.method, self.encoder.depth)
+        _check_views(self)
+        _check_batch(self)
         for name, values in (("mean", self.augmentation.mean), ("std", self.augmentation.std)):
             if len(values) != self.encoder.channels:
                 raise ConfigError(

@@ -1,6 +1,6 @@
 """Parameters and arithmetic of a recipe, counted without building it (and without importing torch).
 
-A multiply-add counts as two operations; a training step costs three forward passes.
+A multiply-add counts as two operations; a training step costs three forward passes, except of what is not trained.
 """
 
 from __future__ import annotations
@@ -37,14 +37,29 @@ def step_gflops(recipe: config.Recipe) -> float:
             forward = _encode(encoder, kept) + _decode(encoder, method, kept) + student + teacher / 3
         case config.Supervised():
             forward = _encode(encoder, encoder.patches)
+        case config.MoCoV3() as method:
+            return _contrast(encoder, method) / 1e9
         case never:
             assert_never(never)
     return 3 * forward / 1e9
 
 
 def _encode(encoder: config.Encoder, patches: int) -> float:
-    values = encoder.channels * encoder.patch_size**2
-    return 2 * patches * values * encoder.width + _blocks(encoder.depth, patches + 1, encoder.width)
+    return _project(encoder, patches) + _blocks(encoder.depth, patches + 1, encoder.width)
+
+
+def _project(encoder: config.Encoder, patches: int) -> float:
+    return 2 * patches * encoder.channels * encoder.patch_size**2 * encoder.width
+
+
+def _contrast(encoder: config.Encoder, method: config.MoCoV3) -> float:
+    """Count both views: trained once, encoded once more for the keys."""
+    hidden, output = method.hidden_width, method.output_width
+    projector = 2 * hidden * (encoder.width + hidden + output)
+    predictor = 2 * hidden * 2 * output
+    keys = _encode(encoder, encoder.patches) + projector
+    frozen = _project(encoder, encoder.patches) if method.freeze_patch_projection else 0
+    return 2 * (3 * (keys + predictor) - 2 * frozen + keys)
 
 
 def _match(encoder: config.Encoder, method: config.DistilledMAE, kept: int) -> tuple[float, float]:

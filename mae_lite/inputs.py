@@ -128,7 +128,10 @@ def plan(recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, samples
         )
     mixes = isinstance(recipe.method, config.Supervised) and (recipe.method.mixup > 0 or recipe.method.cutmix > 0)
     micro = runtime.micro_batch_size
-    if micro is None:
+    if recipe.couples_samples:
+        _check_whole(recipe, micro, share)
+        micro = share
+    elif micro is None:
         limit = _MICRO_LIMIT.get(fabric.device.type, 256)
         sizes = [size for size in range(1, min(share, limit) + 1) if share % size == 0 and (size % 2 == 0 or not mixes)]
         micro = max(sizes, default=share)
@@ -147,6 +150,17 @@ def plan(recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, samples
         ranks=fabric.world_size,
         rank=fabric.global_rank,
     )
+
+
+def _check_whole(recipe: config.Recipe, micro: int | None, share: int) -> None:
+    if micro is not None and micro != share:
+        raise ConfigError(
+            "micro_batch_size",
+            found=str(micro),
+            expected=f"the {share} images per device and update, because {recipe.method.kind} compares all of them: "
+            "gradients of parts, added up, would train something else",
+            fix="drop --micro-batch-size; to save memory use more --devices or a smaller --global-batch-size",
+        )
 
 
 def batches(

@@ -66,12 +66,12 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
         description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
         memory = partial(peak_memory_mb, fabric.device)
         record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description, memory))
-        with _recorded(record):
+        with _recorded(record, recipe):
             return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out), teacher)
 
 
 @contextmanager
-def _recorded(record: rundir.RunDir | None) -> Iterator[None]:
+def _recorded(record: rundir.RunDir | None, recipe: config.Recipe) -> Iterator[None]:
     """Leave the reason of a failure in ``status.json``, and give the folder back."""
     try:
         try:
@@ -80,7 +80,9 @@ def _recorded(record: rundir.RunDir | None) -> Iterator[None]:
             raise DiskError(
                 "the device ran out of memory",
                 found=str(error).splitlines()[0][:200],
-                fix="give a smaller --micro-batch-size; gradients are added up and the result stays the same",
+                fix="use more --devices or a smaller --global-batch-size, which changes the result"
+                if recipe.couples_samples
+                else "give a smaller --micro-batch-size; gradients are added up and the result stays the same",
             ) from error
     except BaseException as error:
         if record is not None:

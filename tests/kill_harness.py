@@ -3,7 +3,7 @@
 Runs as a process of its own with one thread and torch imported, so that forking it is safe and takes no time. A
 tick is an update or an operation of the disk; a killed write leaves half of its bytes.
 
-    python tests/kill_harness.py FOLDER WORKERS KILLS      prints one line of JSON
+    python tests/kill_harness.py FOLDER WORKERS KILLS METHOD      prints one line of JSON
 """
 
 from __future__ import annotations
@@ -21,10 +21,18 @@ import torch
 import torch._dynamo  # the optimiser imports it at its first step: likewise
 
 from mae_lite import files, training
+from mae_lite.config import Recipe
 from mae_lite.data.opening import open_source
+from mae_lite.methods.base import Method
 from mae_lite.methods.mae import MaskedAutoencoder
+from mae_lite.methods.mocov3 import MomentumContrast
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
+
+METHODS: dict[str, tuple[Callable[[], Recipe], type[Method]]] = {
+    "mae": (toy.mae, MaskedAutoencoder),
+    "mocov3": (toy.mocov3, MomentumContrast),
+}
 
 
 class TickingDisk(files.Disk):
@@ -71,8 +79,8 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def child(folder: Path, workers: int, kill_at: int, count: Path | None = None) -> int:
-    """Fork, run the toy recipe, die at tick ``kill_at`` (0: never); return the wait status."""
+def child(folder: Path, workers: int, kill_at: int, kind: str, count: Path | None = None) -> int:
+    """Fork, run the toy recipe of method ``kind``, die at tick ``kill_at`` (0: never); return the wait status."""
     process = os.fork()
     if process:
         return os.waitpid(process, 0)[1]
@@ -83,16 +91,19 @@ def child(folder: Path, workers: int, kill_at: int, count: Path | None = None) -
         ticks += 1
         return ticks == kill_at
 
+    toy_recipe, method = METHODS[kind]
+    follow = method.after_step
+
     def after_step(self: Any, step: int, total_steps: int) -> None:
-        del self, step, total_steps
+        follow(self, step, total_steps)
         if tick():
             die()
 
     try:
         files.disk = TickingDisk(tick)
-        MaskedAutoencoder.after_step = after_step  # type: ignore[method-assign]
+        method.after_step = after_step  # type: ignore[method-assign]
         probes = {"probe_every_epochs": 3 / 84, "probe_images": 60}  # at steps 0, 3 and 6
-        training.run(toy.mae(), toy.runtime(folder, workers=workers, **probes))
+        training.run(toy_recipe(), toy.runtime(folder, workers=workers, **probes))
         if count is not None:
             count.write_text(str(ticks))
         os._exit(0)
@@ -107,16 +118,16 @@ def remains(folder: Path) -> dict[str, Any]:
     tensors = {name: files.sha256(data) for name, data in files.read_folder(newest).items()}
     encoder = files.sha256((folder / "encoder" / "model.safetensors").read_bytes())
     rows = [{k: v for k, v in row.items() if k not in toy.TIMES} for row in read_rows(folder)]
-    previews = {path.name: files.sha256(path.read_bytes()) for path in (folder / "previews").iterdir()}
+    previews = {path.name: files.sha256(path.read_bytes()) for path in (folder / "previews").glob("*")}
     return {"step": step, "tensors": tensors, "encoder": encoder, "rows": rows, "previews": previews}
 
 
-def main(folder: Path, workers: int, kills: int) -> dict[str, Any]:
+def main(folder: Path, workers: int, kills: int, kind: str) -> dict[str, Any]:
     """Kill at ``kills`` ticks spread over the whole run; report what went wrong."""
     torch.set_num_threads(1)
     open_source("digits")  # imports scikit-learn once, here
     reference, count = folder / "reference", folder / "ticks"
-    if child(reference, workers, 0, count):
+    if child(reference, workers, 0, kind, count):
         return {"wrong": ["the uninterrupted run failed"]}
     total = int(count.read_text())
     expected = remains(reference)
@@ -124,9 +135,9 @@ def main(folder: Path, workers: int, kills: int) -> dict[str, Any]:
     wrong = []
     for kill_at in spread:
         run = folder / f"kill-{kill_at}"
-        if child(run, workers, kill_at) != signal.SIGKILL:
+        if child(run, workers, kill_at, kind) != signal.SIGKILL:
             wrong.append(f"tick {kill_at}: was not killed")
-        elif child(run, workers, 0):
+        elif child(run, workers, 0, kind):
             wrong.append(f"tick {kill_at}: did not resume")
         elif remains(run) != expected:
             wrong.append(f"tick {kill_at}: differs from the uninterrupted run")
@@ -134,4 +145,4 @@ def main(folder: Path, workers: int, kills: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))

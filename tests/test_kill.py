@@ -14,14 +14,15 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_runs_end_bit_identical(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("kind", "workers", "kills"), [("mae", 0, 50), ("mae", 2, 50), ("mocov3", 0, 20)])
+def test_killed_runs_end_bit_identical(tmp_path: Path, kind: str, workers: int, kills: int) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests" / "kill_harness.py"), str(tmp_path), str(workers), "50"]
+    command = [sys.executable, str(ROOT / "tests" / "kill_harness.py"), str(tmp_path)]
+    command += [str(workers), str(kills), kind]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     print(report)
     assert report["wrong"] == [], done.stderr
-    assert report["killed"] >= 50
+    assert report["killed"] >= kills
     assert report["rows"] == 6  # three of the loss, three of the probes

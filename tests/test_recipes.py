@@ -52,9 +52,16 @@ MAE_PRETRAINING: dict[str, Any] = {
     "precision": "bf16",
     "labels_per_class": None,
     "validation_fraction": 0.0,
+    "augmentation.views": 1,
     "augmentation.crop_scale": (0.08, 1.0),
     "augmentation.crop_ratio": (3 / 4, 4 / 3),
     "augmentation.interpolation": "random",
+    "augmentation.jitter": None,
+    "augmentation.jitter_probability": 0.8,
+    "augmentation.blur": (0.0,),
+    "augmentation.blur_sigma": (0.1, 2.0),
+    "augmentation.grey": 0.0,
+    "augmentation.solarise": (0.0,),
     "augmentation.flip": 0.5,
     "augmentation.rotate_degrees": 0.0,
     "augmentation.shear_degrees": 0.0,
@@ -105,6 +112,27 @@ IMPROVED: dict[str, Any] = {
     "method.cutmix": 0.0,
     "method.label_smoothing": 0.0,
 }
+MOCOV3: dict[str, Any] = {
+    **{name: value for name, value in MAE_PRETRAINING.items() if not name.startswith("method.")},
+    "method.kind": "mocov3",
+    "method.hidden_width": 4096,
+    "method.output_width": 256,
+    "method.temperature": 0.2,
+    "method.momentum": 0.99,
+    "method.freeze_patch_projection": False,
+    "optimizer.betas": (0.9, 0.999),
+    "optimizer.weight_decay": 0.1,
+    "optimizer.no_decay": (),
+    "warmup_start_lr": 1e-6,
+    "global_batch_size": 1024,
+    "epochs": 400,
+    "augmentation.views": 2,
+    "augmentation.interpolation": "bilinear",
+    "augmentation.jitter": (0.4, 0.4, 0.2, 0.1),
+    "augmentation.blur": (1.0, 0.1),
+    "augmentation.grey": 0.2,
+    "augmentation.solarise": (0.0, 0.2),
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "mae-tiny": {
         **MAE_PRETRAINING,
@@ -140,6 +168,20 @@ RECIPES: dict[str, dict[str, Any]] = {
         "method.decoder_width": 512,
         "method.decoder_heads": 16,
         "epochs": 1600,
+    },
+    "mocov3-tiny": {**MOCOV3, "encoder.width": 192},
+    "mocov3-small": {**MOCOV3, "encoder.width": 384, "encoder.num_heads": 6},
+    "cifar10-mocov3": {
+        **MOCOV3,
+        "encoder.width": 192,
+        "encoder.image_size": 32,
+        "encoder.patch_size": 4,
+        "method.freeze_patch_projection": True,
+        "augmentation.crop_scale": (0.2, 1.0),
+        "augmentation.blur": (0.0,),
+        "augmentation.eval_crop": 1.0,
+        "global_batch_size": 512,
+        "warmup_epochs": 20,
     },
     "finetune-improved": IMPROVED,
     "finetune-mae-original": {
@@ -188,7 +230,8 @@ def test_every_number_of_the_paper(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rate"), [("mae-tiny", 2.4e-3), ("mae-base", 2.4e-3), ("finetune-improved", 4e-3), ("scratch", 4e-3)]
+    ("name", "rate"),
+    [("mae-tiny", 2.4e-3), ("mae-base", 2.4e-3), ("mocov3-tiny", 6e-4), ("finetune-improved", 4e-3), ("scratch", 4e-3)],
 )
 def test_peak_learning_rate(name: str, rate: float) -> None:
     assert recipes.get(name).peak_lr == pytest.approx(rate, rel=1e-12)
@@ -358,7 +401,8 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
             method.teacher = Teacher(build_encoder(recipe.method.teacher(encoder), seed=0), "")
             models.append(method.teacher.model)
         method.to("meta")
-        batch = torch.empty(images, encoder.channels, encoder.image_size, encoder.image_size)
+        views = () if recipe.augmentation.views == 1 else (recipe.augmentation.views,)
+        batch = torch.empty(images, *views, encoder.channels, encoder.image_size, encoder.image_size)
         labels = torch.zeros(images, dtype=torch.long)
     for module in (module for model in models for module in model.modules()):
         if hasattr(module, "fused_attn"):
@@ -367,11 +411,11 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
     with FlopCounterMode(display=False) as step:
         method(batch, labels, draws).loss.backward()
     with FlopCounterMode(display=False) as forward:
-        method.encoder(batch)
+        method.encoder(batch[:, 0] if views else batch)
     return step.get_total_flops() / images / 1e9, forward.get_total_flops() / images / 1e9
 
 
-@pytest.mark.parametrize("name", ["mae-tiny", "finetune-improved", "d-mae-tiny"])
+@pytest.mark.parametrize("name", ["mae-tiny", "mocov3-tiny", "finetune-improved", "d-mae-tiny"])
 def test_gflops_of_the_paper_size(name: str) -> None:
     """What is left out: the head, and that backward needs no gradient of the images, 1 % of a step."""
     recipe = recipes.get(name)
@@ -388,6 +432,7 @@ def test_gflops(name: str) -> None:
     encoder = recipe.encoder
     seen = recipe.method.kept(encoder.patches) if isinstance(recipe.method, config.Masking) else encoder.patches
     # In a shallow model the images' own gradient, which nobody needs, would be several per cent of a step.
+    seen *= recipe.augmentation.views * (not getattr(recipe.method, "freeze_patch_projection", False))
     spared = 2 * seen * encoder.channels * encoder.patch_size**2 * encoder.width / 1e9
     step, forward = counted_gflops(recipe)
     assert costs.step_gflops(recipe) - spared == pytest.approx(step, rel=0.005)

@@ -10,12 +10,13 @@ import pytest
 import safetensors
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mae_lite import config, recipes
 from mae_lite.engine.optim import LearningRate, parameter_groups
 from mae_lite.methods import build
 from mae_lite.methods.mae import MaskedAutoencoder, patchify, unpatchify
+from mae_lite.methods.mocov3 import MomentumContrast, contrastive_loss, momentum_at
 from mae_lite.models import weights
 from mae_lite.models.vit import build_encoder, sincos_table
 
@@ -87,6 +88,73 @@ def test_mae_loss_and_gradients(numbers: dict[str, Tensor], target: str) -> None
     assert norms.keys() == expected.keys()
     for name, norm in norms.items():
         assert norm == pytest.approx(expected[name].item(), rel=1e-4), name
+
+
+@pytest.fixture(scope="module")
+def contrast() -> dict[str, Tensor]:
+    return load_file(FIXTURES / "mocov3.safetensors")
+
+
+class Trunk(nn.Linear):
+    """The encoder of the reference."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return [B, 24] features of [B, 12] values."""
+        return torch.relu(super().forward(values))
+
+
+def reference_mocov3(numbers: dict[str, Tensor]) -> MomentumContrast:
+    """Return MoCo-v3 with the reference's weights and its toy encoder, a linear layer of 12 values and ReLU."""
+    encoder = {"image_size": 4, "patch_size": 4, "width": 24, "depth": 1, "num_heads": 2}
+    heads = {"hidden_width": 32, "output_width": 16}
+    model = build(recipes.derive(recipes.get("mocov3-tiny"), encoder=encoder, method=heads), 0)
+    assert isinstance(model, MomentumContrast)
+    model.encoder, model.momentum_encoder = Trunk(12, 24), Trunk(12, 24).requires_grad_(False)
+    public = {key: value for key, value in numbers.items() if key.startswith("weights_before.")}
+    ours = {_ours(key.removeprefix("weights_before.")): value for key, value in public.items()}
+    weights.load_into(model, ours, source="reference")
+    return model
+
+
+def _ours(name: str) -> str:
+    for public, own in (
+        ("base_encoder.trunk.", "encoder."),
+        ("base_encoder.head.", "projector."),
+        ("momentum_encoder.trunk.", "momentum_encoder."),
+        ("momentum_encoder.head.", "momentum_projector."),
+    ):
+        if name.startswith(public):
+            return own + name.removeprefix(public)
+    return name
+
+
+def test_mocov3_step(contrast: dict[str, Tensor]) -> None:
+    """The followers move first (step 10 of 100), then the keys of step 10 are computed with them."""
+    model = reference_mocov3(contrast)
+    model.after_step(10, 100)
+    views = torch.stack([contrast["in.view1"], contrast["in.view2"]], dim=1)
+    loss = model(views, torch.zeros(8), {}).loss
+    assert loss.item() == pytest.approx(contrast["out.loss"].item(), rel=1e-5)
+    loss.backward()
+    norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
+    prefix = "out.grad_norm."
+    expected = {_ours(key.removeprefix(prefix)): v for key, v in contrast.items() if key.startswith(prefix)}
+    assert norms.keys() == expected.keys()
+    for name, norm in norms.items():
+        assert norm == pytest.approx(expected[name].item(), rel=1e-5, abs=1e-7), name
+    state, prefix = model.state_dict(), "momentum_after."
+    followers = {key.removeprefix(prefix): value for key, value in contrast.items() if key.startswith(prefix)}
+    assert len(followers) == 18
+    for name, value in followers.items():  # parameters, and the statistics of their own two batches
+        assert (state[_ours(f"momentum_encoder.{name}")] - value).abs().max() < 1e-5, name
+
+
+def test_mocov3_schedule_and_loss(contrast: dict[str, Tensor]) -> None:
+    assert momentum_at(10, 100, 0.99) == pytest.approx(contrast["out.momentum"].item(), rel=1e-12)
+    ours = [momentum_at(step, 100, 0.99) for step in range(0, 101, 10)]
+    assert ours == pytest.approx(contrast["out.momentum_every_10_of_100"].tolist(), rel=1e-12)
+    loss = contrastive_loss(contrast["in.q"], contrast["in.k"], 0.2)
+    assert loss.item() == pytest.approx(contrast["out.contrastive_loss"].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

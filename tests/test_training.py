@@ -91,9 +91,13 @@ def _trainable(method: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mae", "classifier"])
+@pytest.mark.parametrize("kind", ["mae", "classifier", "mocov3"])
 def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
-    recipe = toy.mae(**SGD) if kind == "mae" else toy.classifier(method={"mixup": 0.4}, global_batch_size=20, **SGD)
+    recipe = {
+        "mae": toy.mae(**SGD),
+        "classifier": toy.classifier(method={"mixup": 0.4}, global_batch_size=20, **SGD),
+        "mocov3": toy.mocov3(**{**SGD, "lr_per_256": 0.1}),  # at 1.0 its loss rises, and rounding grows with it
+    }[kind]
     probes = {"probe_every_epochs": 3 / 84, "probe_images": 200} if kind == "mae" else {}
     one = trained(recipe, tmp_path / "one", **probes)
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
@@ -101,7 +105,7 @@ def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    job = ["pretrain" if kind == "mae" else "finetune", str(tmp_path / "recipe.json"), "--data", "digits"]
+    job = ["finetune" if kind == "classifier" else "pretrain", str(tmp_path / "recipe.json"), "--data", "digits"]
     flags = ["--out", str(tmp_path / "two"), "--workers", "0", "--log-every-steps", "2", "--save-every-steps", "2"]
     flags += ["--tensorboard", "false", "--accelerator", "cpu"]
     flags += [word for name, value in probes.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -114,8 +118,9 @@ def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     two = tmp_path / "two"
-    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
-    assert furthest(tensors(two), tensors(one)) < 1e-5
+    tolerance = 1e-4 if kind == "mocov3" else 1e-5  # its BatchNorm divides by what it has rounded
+    assert losses(two) == pytest.approx(losses(one), rel=tolerance)
+    assert furthest(tensors(two), tensors(one)) < tolerance
     probed = [[row for row in read_rows(run) if "rankme" in row] for run in (one, two)]
     assert len(probed[0]) == len(probed[1]) == (3 if kind == "mae" else 0)
     for first, second in zip(*probed, strict=True):
@@ -163,8 +168,9 @@ def test_the_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         toy.classifier(ema_decay=0.9, encoder={"drop_path": 0.5}, method={"mixup": 0.8, "cutmix": 1.0}),
         toy.classifier(optimizer={"kind": "sgd"}, clip_grad_norm=1.0, validation_fraction=0.2),
         toy.mae(method={"normalize_target": False}),
+        toy.mocov3(),
     ],
-    ids=["ema", "sgd", "mae"],
+    ids=["ema", "sgd", "mae", "mocov3"],
 )
 def test_resumed_runs_are_the_same_runs(tmp_path: Path, recipe: Recipe) -> None:
     """Stop after 1, 2, ... updates, with other numbers of workers, and compare with a run in one go."""

@@ -48,6 +48,22 @@ def teacher_weights(path: Path, recipe: Recipe, seed: int = 7, **changes: Any) -
     return str(path)
 
 
+def mocov3(**changes: Any) -> Recipe:
+    """Return MoCo-v3 on digits: 16 images per update, every augmentation of grey images."""
+    toy = recipes.derive(
+        recipes.get("cifar10-mocov3"),
+        "toy-mocov3",
+        encoder=_ENCODER,
+        method={"hidden_width": 32, "output_width": 8},
+        augmentation={"jitter": None, "grey": 0.0, "blur": (1.0, 0.1), "mean": (0.305,), "std": (0.376,)},
+        global_batch_size=16,
+        epochs=6 / 84,
+        warmup_epochs=2 / 84,
+        precision="fp32",
+    )
+    return recipes.derive(toy, **changes)
+
+
 def classifier(**changes: Any) -> Recipe:
     """Return a classifier on digits from scratch, 2 labels per class."""
     toy = recipes.derive(

@@ -40,7 +40,8 @@ def preview(source: Source, recipe: Recipe, rows: int = 6) -> bytes:
     for row, (index, picture) in enumerate(chosen):
         top = _HEAD + row * (cell + _FOOT)
         uniforms = draws.uniform(draws.key(recipe.seed, "preview", index), np.arange(_VIEWS), DRAWS)
-        views = [train(picture, u, draws.key(recipe.seed, "preview view", index, n)) for n, u in enumerate(uniforms)]
+        keys = [draws.key(recipe.seed, "preview view", index, n) for n in range(_VIEWS)]
+        views = [train(picture, uniforms[n], keys[n], n % augmentation.views) for n in range(_VIEWS)]
         tiles = [_whole(picture), *(_shown(pixels) for pixels in (evaluate(picture), *views))]
         for column, tile in enumerate(tiles):
             sheet.paste(_fitted(tile), (_GAP + column * cell, top))

@@ -24,7 +24,7 @@ from mae_lite.data.bad_files import BadFile, BadFiles, bad_file, none_left
 from mae_lite.data.pixels import Picture
 from mae_lite.data.plan import Indices, Key, Plan
 from mae_lite.data.sources import Source
-from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform
+from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform, key_of_view
 from mae_lite.errors import ConfigError, DataError, DiskError
 
 __all__ = ["Batch", "Loader", "Plan", "evaluation_loader", "to_device", "training_loader", "watched"]
@@ -37,7 +37,7 @@ class Batch:
     """B samples."""
 
     images: torch.Tensor
-    """[B, C, H, W] uint8; float32 and normalised after :func:`to_device`."""
+    """[B, C, H, W] uint8, or [B, V, C, H, W] of V > 1 views; float32 and normalised after :func:`to_device`."""
     labels: torch.Tensor
     """[B] int64, -1 without labels."""
     ids: torch.Tensor
@@ -96,11 +96,15 @@ class _Samples(Dataset["Batch | DataError"]):
                 picture = self._picture(index, bad)
                 yield None if picture is None else (index, self.transform(picture))
             return
-        uniforms = draws.uniform(draws.key(self.seed, "augment", epoch), indices, DRAWS)
-        for index, row in zip(indices.tolist(), uniforms, strict=True):
+        views = range(self.transform.augmentation.views)
+        keys = [key_of_view(self.seed, "augment", epoch, view=view) for view in views]
+        uniforms = np.stack([draws.uniform(key, indices, DRAWS) for key in keys], axis=1)  # [B, V, DRAWS]
+        for index, rows in zip(indices.tolist(), uniforms, strict=True):
             chosen, picture = self._readable(epoch, index, bad)
             # The draws of the place in the epoch, not of the image: one that stands in twice looks different each time.
-            yield chosen, self.transform(picture, row, draws.key(self.seed, "transform", epoch, index))
+            places = [key_of_view(self.seed, "transform", epoch, index, view=view) for view in views]
+            made = [self.transform(picture, rows[view], places[view], view) for view in views]
+            yield chosen, made[0] if len(made) == 1 else np.stack(made)
 
     def _readable(self, epoch: int, index: int, bad: list[BadFile]) -> tuple[int, Picture]:
         """Return image ``index``, or another in its place that depends on seed, epoch and ``index`` alone."""
@@ -267,7 +271,7 @@ def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...],
     """Copy bytes to the device and normalise there: (x / 255 - mean) / std, float32.
 
     Args:
-        batch: with uint8 images [B, C, H, W].
+        batch: with uint8 images [B, C, H, W] or [B, V, C, H, W].
         device: where to.
         mean: [C] channel means of pixels in 0 to 1.
         std: [C] channel deviations of pixels in 0 to 1.

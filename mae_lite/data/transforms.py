@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from mae_lite import draws
 from mae_lite.config import Augmentation
+from mae_lite.data import colours
 from mae_lite.data.pixels import Picture, planes
 from mae_lite.errors import ConfigError
 
@@ -21,12 +22,13 @@ Uniforms = npt.NDArray[np.float32]
 Box = tuple[int, int, int, int]
 """Left, top, width, height in pixels."""
 
-DRAWS = 48
-"""Uniform numbers in [0, 1) that :class:`TrainTransform` takes per image, at the fixed positions below."""
+DRAWS = 48 + colours.DRAWS
+"""Uniform numbers in [0, 1) that :class:`TrainTransform` takes per view, at the fixed positions below."""
 
 _ATTEMPTS = 10
 _CROP = slice(0, 4 * _ATTEMPTS)  # area, ratio, top, left for each attempt
 _INTERPOLATION, _FLIP, _ROTATE, _SHIFT_X, _SHIFT_Y, _ZOOM, _ERASE, _SHEAR = range(40, 48)
+_COLOURS = slice(48, DRAWS)
 
 _ERASED_AREA = (0.02, 1 / 3)
 _ERASED_RATIO = (0.3, 1 / 0.3)
@@ -35,7 +37,7 @@ _MAX_RESIZED = 50_000_000  # pixels; a strip of 10000 x 1 would grow beyond any 
 
 
 class TrainTransform:
-    """Random crop, flip, affine map, RandAugment and erasing, in this order."""
+    """Random crop, jitter, blur, grey, flip, solarising, affine map, RandAugment and erasing, in this order."""
 
     def __init__(self, augmentation: Augmentation, image_size: int, channels: int) -> None:
         """Prepare for square outputs.
@@ -53,18 +55,19 @@ class TrainTransform:
         if augmentation.randaugment is not None:
             self._rand_augment = _rand_augment(augmentation.randaugment, augmentation, image_size, channels)
 
-    def __call__(self, picture: Picture, u: Uniforms, key: int) -> Pixels:
-        """Transform one image; all its channels alike.
+    def __call__(self, picture: Picture, u: Uniforms, key: int, view: int = 0) -> Pixels:
+        """Make one view of an image; all its channels alike.
 
         Args:
             picture: any size.
             u: [DRAWS] uniform numbers in [0, 1).
-            key: key of this sample for what draws its own numbers (RandAugment, erasing).
+            key: key of this sample and view for what draws its own numbers (RandAugment, erasing).
+            view: which view to make, from 0.
 
         Returns:
             [C, H, W] uint8.
         """
-        parts = [self._moved(part, u) for part in planes(picture)]
+        parts = [self._moved(part, u, view) for part in planes(picture)]
         if self._rand_augment is not None:
             with draws.seeded_globals(key):
                 parts = [self._rand_augment(part) for part in parts]
@@ -73,16 +76,18 @@ class TrainTransform:
             erase(pixels, self.augmentation.mean, self.augmentation.std, draws.generator(key))
         return pixels
 
-    def _moved(self, image: Image.Image, u: Uniforms) -> Image.Image:
-        """Crop, resize, flip and shift."""
+    def _moved(self, image: Image.Image, u: Uniforms, view: int) -> Image.Image:
+        """Crop, resize, recolour, flip and shift."""
         augmentation, size = self.augmentation, self.image_size
         if augmentation.crop_scale is not None:
             left, top, width, height = crop_box(image.size, augmentation.crop_scale, augmentation.crop_ratio, u[_CROP])
             image = image.crop((left, top, left + width, top + height))
         if image.size != (size, size) or augmentation.crop_scale is not None:
             image = image.resize((size, size), _resampling(augmentation.interpolation, float(u[_INTERPOLATION])))
+        image = colours.recoloured(image, augmentation, u[_COLOURS], view)
         if u[_FLIP] < augmentation.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        image = colours.solarised(image, augmentation, u[_COLOURS], view)
         moves = (augmentation.rotate_degrees, augmentation.shear_degrees, augmentation.translate)
         if any(moves) or augmentation.zoom != (1.0, 1.0):
             image = _affine(image, augmentation, u)
@@ -113,6 +118,11 @@ class EvalTransform:
         if short != self.short_side:
             image = image.resize(wide, Image.Resampling.BICUBIC)
         return image.crop((left, top, left + size, top + size))
+
+
+def key_of_view(seed: int, purpose: str, *place: int, view: int) -> int:
+    """Return the key of a view's draws at (epoch) or (epoch, index); the first view's is that of a single view."""
+    return draws.key(seed, purpose, *place, *((view,) if view else ()))
 
 
 def crop_box(size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float], u: Uniforms) -> Box:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from mae_lite.models import weights
 from mae_lite.overrides import build
 
 _log = logging.getLogger(__name__)
+_HEADS = ("decoder.*", "matching.*", "projector.*", "predictor.*", "momentum_encoder.*", "momentum_projector.*")
+"""What methods train beside the encoder; fine-tuning leaves it behind."""
 
 
 @dataclass(frozen=True)
@@ -184,18 +186,45 @@ def load_initial(method: Method, recipe: config.Recipe, init: str | None) -> Non
             expected="no --init",
             fix="drop --init, or use a fine-tuning recipe",
         )
-    tensors = initial_tensors(init, recipe.encoder)
-    fresh, dropped = ["encoder.head.*", "matching.*"], ["encoder.head.*", "decoder.*", "matching.*"]
-    if isinstance(recipe.method, config.Supervised):
-        tensors = {name: value for name, value in tensors.items() if not name.startswith("encoder.head.")}
-        if recipe.method.pooling == "mean":
-            fresh.append("encoder.fc_norm.*")
-            dropped.append("encoder.norm.*")
-    elif not any(name.startswith("decoder.") for name in tensors):
-        _log.warning("%s has no decoder: it starts anew", init)
-        fresh.append("decoder.*")
-    elif tensors["encoder.patch_embed.proj.weight"].shape[1] != recipe.encoder.channels:
-        _log.warning("%s painted other channels: the decoder's last layer starts anew", init)
-        tensors = {name: value for name, value in tensors.items() if not name.startswith("decoder.pred.")}
-        fresh.append("decoder.pred.*")
+    tensors, fresh = _start(initial_tensors(init, recipe.encoder), recipe, init)
+    dropped = ["encoder.head.*", *_HEADS]
+    if isinstance(recipe.method, config.Supervised) and recipe.method.pooling == "mean":
+        dropped.append("encoder.norm.*")
     weights.load_into(method, tensors, new=fresh, dropped=dropped, source=init)
+
+
+def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return what a method starts from, and the patterns of names that start anew."""
+    match recipe.method:
+        case config.Supervised() as method:
+            pooled = ["encoder.fc_norm.*"] if method.pooling == "mean" else []
+            kept = {name: value for name, value in tensors.items() if not name.startswith("encoder.head.")}
+            return kept, ["encoder.head.*", *pooled]
+        case config.MAE() | config.DistilledMAE():
+            kept, fresh = _with_decoder(tensors, recipe, init)
+            return kept, [*fresh, "matching.*"]
+        case config.MoCoV3():
+            return _with_followers(tensors, init)
+        case never:
+            assert_never(never)
+
+
+def _with_decoder(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tuple[dict[str, Tensor], list[str]]:
+    if not any(name.startswith("decoder.") for name in tensors):
+        _log.warning("%s has no decoder: it starts anew", init)
+        return tensors, ["decoder.*"]
+    if tensors["encoder.patch_embed.proj.weight"].shape[1] != recipe.encoder.channels:
+        _log.warning("%s painted other channels: the decoder's last layer starts anew", init)
+        kept = {name: value for name, value in tensors.items() if not name.startswith("decoder.pred.")}
+        return kept, ["decoder.pred.*"]
+    return tensors, []
+
+
+def _with_followers(tensors: dict[str, Tensor], init: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Let the momentum encoder start where the encoder does, unless the weights bring one."""
+    if any(name.startswith("momentum_encoder.") for name in tensors):
+        return tensors, []
+    _log.warning("%s has no momentum encoder: it starts as a copy; projector and predictor start anew", init)
+    own = {name: value for name, value in tensors.items() if name.startswith("encoder.")}
+    copies = {f"momentum_{name}": value for name, value in own.items() if not name.startswith("encoder.head.")}
+    return tensors | copies, ["projector.*", "predictor.*", "momentum_projector.*"]

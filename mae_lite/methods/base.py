@@ -1,6 +1,6 @@
 """What the engine knows of a method: loss and logs from a batch, its encoder, and its draws.
 
-Shapes: B images, C channels, H side in pixels, N patches, K kept patches, D width, P values of a patch.
+Shapes: B images, V views, C channels, H side in pixels, N patches, K kept patches, D width, P values of a patch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, labels: Tensor, draws: Mapping[str, Tensor]) -> StepOutput:
-        """Return the loss of normalised images [B, C, H, H] with labels [B] (-1: none)."""
+        """Return the loss of normalised images [B, C, H, H], or of V > 1 views [B, V, C, H, H], and labels [B].
+
+        A label of -1 means none.
+        """
 
     def seconds(self) -> dict[str, float]:
         """Return the time on the device that parts of the method took since the last call, by name."""

@@ -19,6 +19,8 @@ from mae_lite.errors import ConfigError, nearest
 
 _log = logging.getLogger(__name__)
 _TEMPERATURE = 10000.0
+Family = Literal["mae", "mocov3"]
+"""Whose conventions an encoder starts from; they differ in initial values and in the axes of the position table."""
 
 
 def timm_arguments(encoder: config.Encoder) -> dict[str, Any]:
@@ -34,13 +36,18 @@ def timm_arguments(encoder: config.Encoder) -> dict[str, Any]:
     }
 
 
-def build_encoder(encoder: config.Encoder, seed: int) -> nn.Module:
+def build_encoder(encoder: config.Encoder, seed: int, family: Family = "mae") -> nn.Module:
     """Build an encoder without a head; its final LayerNorm acts on all tokens.
+
+    Args:
+        encoder: what to build.
+        seed: decides the initial values.
+        family: whose initial values and positions it gets.
 
     Raises:
         ConfigError: for a name that timm does not know.
     """
-    return _build(encoder, seed, num_classes=0, global_pool="token")
+    return _build(encoder, seed, family, num_classes=0, global_pool="token")
 
 
 def build_classifier(
@@ -51,10 +58,11 @@ def build_classifier(
     Raises:
         ConfigError: for a name that timm does not know.
     """
-    return _build(encoder, seed, num_classes=num_classes, global_pool="avg" if pooling == "mean" else "token")
+    global_pool = "avg" if pooling == "mean" else "token"
+    return _build(encoder, seed, "mae", num_classes=num_classes, global_pool=global_pool)
 
 
-def _build(encoder: config.Encoder, seed: int, **head: Any) -> nn.Module:
+def _build(encoder: config.Encoder, seed: int, family: Family, **head: Any) -> nn.Module:
     if encoder.name not in timm.list_models("*vit*", module="vision_transformer"):
         known = timm.list_models("*vit*", module="vision_transformer")
         raise ConfigError(
@@ -72,6 +80,8 @@ def _build(encoder: config.Encoder, seed: int, **head: Any) -> nn.Module:
         if getattr(model, "cls_token", None) is None or tuple(model.pos_embed.shape[1:2]) != (encoder.patches + 1,):
             raise _unfit(encoder, "one without class token, with register tokens or with other positions")
         initialise(model, encoder)
+        if family == "mocov3":
+            _initialise_mocov3(model, encoder)
     return model  # type: ignore[no-any-return]
 
 
@@ -103,6 +113,17 @@ def initialise(model: Any, encoder: config.Encoder) -> None:
         nn.init.normal_(model.pos_embed, std=0.02)
 
 
+@torch.no_grad()
+def _initialise_mocov3(model: Any, encoder: config.Encoder) -> None:
+    """Change MAE's initial values to MoCo-v3's: Xavier for q, k and v each, a class token near 0, its own table."""
+    for block in model.blocks:
+        for matrix in block.attn.qkv.weight.chunk(3):  # [D, D] each, views of the fused [3D, D]
+            nn.init.xavier_uniform_(matrix)
+    nn.init.zeros_(model.patch_embed.proj.bias)
+    nn.init.normal_(model.cls_token, std=1e-6)
+    model.pos_embed.copy_(sincos_table(encoder.width, encoder.grid, "mocov3"))
+
+
 def init_linear(layer: nn.Linear, scheme: Literal["xavier", "trunc_normal"]) -> None:
     """Set a linear layer's initial weight; the fused qkv counts as one [3D, D] matrix. The bias is zero."""
     if scheme == "xavier":
@@ -113,7 +134,7 @@ def init_linear(layer: nn.Linear, scheme: Literal["xavier", "trunc_normal"]) -> 
         nn.init.zeros_(layer.bias)
 
 
-def sincos_table(width: int, grid: int, family: Literal["mae", "mocov3"] = "mae") -> Tensor:
+def sincos_table(width: int, grid: int, family: Family = "mae") -> Tensor:
     """Return fixed 2-D sin-cos positions, [1, 1 + grid², width] float32, row-major, class token (zeros) first.
 
     Each half of the width is [sin, cos] over one axis with frequencies 10000^(-i / (width / 4)). MAE's first
