@@ -19,7 +19,7 @@ from mae_lite.data.bad_files import BadFiles
 from mae_lite.data.loader import Batch, Plan, evaluation_loader, to_device, training_loader, watched
 from mae_lite.data.opening import open_source
 from mae_lite.data.sources import Source, subset
-from mae_lite.data.transforms import EvalTransform, TrainTransform
+from mae_lite.data.transforms import DRAWS, EvalTransform, TrainTransform
 from mae_lite.errors import ConfigError, DataError, DiskError
 from tests import toy
 from tests.test_data_folder import plant
@@ -269,6 +269,6 @@ def test_normalisation() -> None:
 def test_everything_a_worker_needs_can_be_pickled(digits: Source) -> None:
     transform = TrainTransform(Augmentation(randaugment="rand-m9-mstd0.5-inc1"), 8, 3)
     again = pickle.loads(pickle.dumps((digits, transform)))
-    u = np.full(48, 0.4, dtype=np.float32)
+    u = np.full(DRAWS, 0.4, dtype=np.float32)
     image = toy.picture(digits, 0, 3)
     assert (again[1](toy.picture(again[0], 0, 3), u, 5) == transform(image, u, 5)).all()

@@ -42,7 +42,6 @@ class Batch:
     """[B] int64, -1 without labels."""
     ids: torch.Tensor
     """[B] int64, position of each sample in its source."""
-
     bad: tuple[BadFile, ...] = ()
     """Images that could not be read; others stand in their place, or in evaluation none."""
 
@@ -96,13 +95,13 @@ class _Samples(Dataset["Batch | DataError"]):
                 picture = self._picture(index, bad)
                 yield None if picture is None else (index, self.transform(picture))
             return
-        views = range(self.transform.augmentation.views)
-        keys = [key_of_view(self.seed, "augment", epoch, view=view) for view in views]
+        seed, views = self.seed, range(self.transform.augmentation.views)
+        keys = [key_of_view(seed, "augment", epoch, view=view) for view in views]
         uniforms = np.stack([draws.uniform(key, indices, DRAWS) for key in keys], axis=1)  # [B, V, DRAWS]
         for index, rows in zip(indices.tolist(), uniforms, strict=True):
             chosen, picture = self._readable(epoch, index, bad)
             # The draws of the place in the epoch, not of the image: one that stands in twice looks different each time.
-            places = [key_of_view(self.seed, "transform", epoch, index, view=view) for view in views]
+            places = [key_of_view(seed, "transform", epoch, index, view=view) for view in views]
             made = [self.transform(picture, rows[view], places[view], view) for view in views]
             yield chosen, made[0] if len(made) == 1 else np.stack(made)
 
