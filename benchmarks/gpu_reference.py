@@ -21,7 +21,7 @@ sys.path.insert(0, str(gpu_record.ROOT))
 
 from mae_lite import config
 from mae_lite.methods.mae import patchify
-from mae_lite.models import weights
+from mae_lite.models import layouts, weights
 from mae_lite.models.vit import build_encoder
 from tests.test_reference import FIXTURES, reference_mae, relative
 
@@ -67,7 +67,8 @@ def loss_and_gradients(
 
 def public_checkpoint(device: torch.device) -> Difference:
     """Compare the tokens of a checkpoint in the public format."""
-    tensors = weights.read_file(FIXTURES / "mae_tiny_public_format.pth.tar")
+    file = FIXTURES / "mae_tiny_public_format.pth.tar"
+    tensors = layouts.recognise(weights.read_file(file), str(file)).tensors
     ours = {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("encoder.")}
     model: Any = build_encoder(config.Encoder(depth=2, num_heads=12), seed=0)
     weights.load_into(model, ours, source="public checkpoint")

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from mae_lite import __version__, config, costs, overrides, recipes
 from mae_lite.cli_options import (
     CheckOptions,
+    ConvertOptions,
     DemoOptions,
     EvaluateOptions,
     ListOptions,
@@ -31,6 +32,7 @@ from mae_lite.errors import (
     MaeLiteError,
     nearest,
     plain,
+    plain_handler,
 )
 
 
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    logging.basicConfig(level=logging.WARNING, handlers=[_plain_handler()], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[plain_handler()], force=True)
     logging.getLogger("mae_lite").setLevel(logging.INFO)
     try:
         return _dispatch(words)
@@ -63,20 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         explained = DiskError(str(error), fix="check the disk and the permissions; --debug shows where it happened")
         print(f"error: {explained}", file=sys.stderr)
         return explained.exit_code
-
-
-class _Plain(logging.Formatter):
-    """Names of files reach the terminal without anything that it would obey."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the message."""
-        return plain(super().format(record))
-
-
-def _plain_handler() -> logging.Handler:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Plain("%(message)s"))
-    return handler
 
 
 def _first_rank() -> bool:
@@ -236,6 +224,20 @@ def check(words: Sequence[str]) -> int:
     return DataError.exit_code if checking.failed(summary, options.on_bad) else 0
 
 
+def convert(words: Sequence[str]) -> int:
+    """Bring weights in from other libraries, or take them out: mae-lite convert IN OUT [--to timm]."""
+    usage = "mae-lite convert IN OUT [--to ours|timm|huggingface] [--heads N] [--FIELD VALUE ...]"
+    example = "mae-lite convert checkpoint.pth converted"
+    source, rest = _positional(words, "the checkpoint", usage, example)
+    out, rest = _positional(rest, "the folder to write", usage, example)
+    options = _options(rest, ConvertOptions, "mae-lite convert IN OUT", {})
+    from mae_lite import converting
+
+    lines = converting.convert(converting.Order(source=source, out=Path(out), **options.model_dump()))
+    print(plain("\n".join(lines)))
+    return 0
+
+
 def report(words: Sequence[str]) -> int:
     """Write one HTML page about runs: mae-lite report RUN... [--out report.html]."""
     paths, rest = _paths(words, "report")
@@ -285,6 +287,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,
+    "convert": convert,
     "report": report,
     "watch": watch,
 }

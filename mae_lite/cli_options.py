@@ -62,6 +62,21 @@ class CheckOptions(config.Config):
     """Print JSON instead of text (also --json)."""
 
 
+class ConvertOptions(config.Config):
+    """Options of ``mae-lite convert``."""
+
+    to: Literal["ours", "timm", "huggingface"] = "ours"
+    """Format to write: a folder for --init, for timm, or for Hugging Face transformers."""
+    heads: int | None = Field(None, ge=1)
+    """Attention heads, where the source does not say and its width does not tell."""
+    decoder_heads: int | None = Field(None, ge=1)
+    """Attention heads of the decoder, likewise."""
+    image_size: int | None = Field(None, ge=1)
+    """Resize the positions to images of this side in pixels; None keeps them."""
+    prefix: str = ""
+    """Take only tensors whose names begin with this, in a checkpoint of several models."""
+
+
 class ReportOptions(config.Config):
     """Options of ``mae-lite report``."""
 

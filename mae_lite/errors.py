@@ -7,6 +7,8 @@ with ``Fix:``, what to do next. Modules raise these classes and no others for an
 from __future__ import annotations
 
 import difflib
+import logging
+import sys
 from collections.abc import Iterable
 
 EXIT_STOPPED = 75
@@ -87,6 +89,21 @@ def plain(text: str) -> str:
     return "".join(
         sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
     )
+
+
+class _Plain(logging.Formatter):
+    """Names of files reach the terminal without anything that it would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message."""
+        return plain(super().format(record))
+
+
+def plain_handler() -> logging.Handler:
+    """Return the handler that takes messages to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain("%(message)s"))
+    return handler
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

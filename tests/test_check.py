@@ -238,7 +238,9 @@ def test_ctrl_c_and_a_dead_process_end_it_quietly(tmp_path: Path, capsys: pytest
         photo(number, (9, 8), "L").save(data / f"{number:03d}.png")
     command = [sys.executable, "-m", "mae_lite", "check", str(data), "--out", str(tmp_path / "out"), "--workers", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        time.sleep(1.5)
+        while not (tmp_path / "out").exists() and process.poll() is None:  # it has begun
+            time.sleep(0.1)
+        time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
         assert process.stderr is not None
         told = process.stderr.read()

@@ -31,7 +31,7 @@ LAYERS = (
     (("methods",),),
     (("engine",),),
     (("evaluation",),),
-    (("inputs", "checking"), ("probing",), ("training",)),
+    (("inputs", "checking", "converting"), ("probing",), ("training",)),
     (("report",), ("demo_results",), ("demo",)),
     (("cli_options",), ("cli",), ("__main__",)),
 )

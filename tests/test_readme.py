@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ TINY = {"encoder.depth": "1", "global-batch-size": "8", "stop-after-steps": "1",
 
 
 DATA_PAGE = (ROOT / "docs" / "data.md").read_text()
+WEIGHTS_PAGE = (ROOT / "docs" / "weights.md").read_text()
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -87,6 +89,15 @@ def test_commands_of_the_data_page_run(workplace: Path, capsys: pytest.CaptureFi
     for line in lines:
         assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
     assert (workplace / "runs" / "check-photos" / "preview.png").exists()
+
+
+def test_commands_of_the_weights_page_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(ROOT / "tests" / "fixtures" / "mae_tiny_public_format.pth.tar", workplace / "checkpoint.pth")
+    lines = [line for block in blocks("bash", WEIGHTS_PAGE) for line in block.splitlines()]
+    assert {word for line in lines for word in line.split()} >= {"--heads", "timm", "huggingface", "--image-size"}
+    for line in lines:
+        assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
+    assert (workplace / "runs" / "for-huggingface" / "model.safetensors").exists()
 
 
 def test_documented_python_runs(workplace: Path) -> None:

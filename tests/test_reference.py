@@ -17,7 +17,7 @@ from mae_lite.engine.optim import LearningRate, parameter_groups
 from mae_lite.methods import build
 from mae_lite.methods.mae import MaskedAutoencoder, patchify, unpatchify
 from mae_lite.methods.mocov3 import MomentumContrast, contrastive_loss, momentum_at
-from mae_lite.models import weights
+from mae_lite.models import layouts, weights
 from mae_lite.models.vit import build_encoder, sincos_table
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -200,7 +200,7 @@ def test_layer_decay() -> None:
 @pytest.mark.parametrize(("heads", "low", "high"), [(12, 0.0, 1e-4), (3, 0.1, 10.0)])
 def test_public_checkpoint_format(heads: int, low: float, high: float) -> None:
     encoder = config.Encoder(depth=2, num_heads=heads)
-    tensors = weights.read_file(FIXTURES / "mae_tiny_public_format.pth.tar")
+    tensors = layouts.recognise(weights.read_file(FIXTURES / "mae_tiny_public_format.pth.tar"), "public").tensors
     ours = {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("encoder.")}
     model: Any = build_encoder(encoder, seed=0)
     weights.load_into(model, ours, source="public checkpoint")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -14,9 +15,9 @@ from torch import Tensor
 from mae_lite import config, files, methods, rundir
 from mae_lite.engine import checkpoint
 from mae_lite.errors import CheckpointError, ConfigError
+from mae_lite.evaluation import incoming
 from mae_lite.methods.base import Method
 from mae_lite.models import weights
-from mae_lite.overrides import build
 
 _log = logging.getLogger(__name__)
 _HEADS = ("decoder.*", "matching.*", "projector.*", "predictor.*", "momentum_encoder.*", "momentum_projector.*")
@@ -42,41 +43,15 @@ def load_run(path: Path) -> LoadedRun:
     Raises:
         CheckpointError: when there is no usable checkpoint.
     """
-    record, recipe = _described(path, "a run folder, e.g. runs/NAME")
+    record, recipe = incoming.described(path, "a run folder, e.g. runs/NAME")
     classes = tuple(record["classes"]) if record["classes"] is not None else None
     found = checkpoint.newest(path)
     if found is None:
         raise CheckpointError(f"{str(path)!r} has no checkpoint yet", fix="wait for the run's first checkpoint")
     step, contents = found
     method = methods.build(recipe, len(classes or ()))
-    weights.load_into(method, method_tensors(contents), source=f"{path} step {step}")
+    weights.load_into(method, incoming.method_tensors(contents), source=f"{path} step {step}")
     return LoadedRun(method.encoder.eval(), recipe, classes, record["data"], step)
-
-
-def _described(run: Path, what: str) -> tuple[dict[str, Any], config.Recipe]:
-    """Return what ``recipe.json`` says of a run, and the recipe in it."""
-    record = rundir.read_json(run / "recipe.json", what)
-    if not (isinstance(record.get("recipe"), dict) and {"classes", "data"} <= record.keys()):
-        raise CheckpointError(
-            f"{str(run)!r} is not a run folder: its recipe.json was not written by a run", fix=f"give {what}"
-        )
-    try:
-        return record, build(config.Recipe, record["recipe"])
-    except ConfigError as error:
-        raise CheckpointError(
-            f"the recipe of {str(run)!r} cannot be used here: {error.what}",
-            found=error.found,
-            expected=error.expected,
-            fix="use the version of mae_lite that wrote it (its provenance.json says which)",
-        ) from error
-
-
-def method_tensors(contents: dict[str, bytes]) -> dict[str, Tensor]:
-    """Return the weights of a checkpoint by the method's names; the moving average where there is one."""
-    if "ema.safetensors" not in contents:
-        return weights.from_bytes(contents["model.safetensors"], "model.safetensors")
-    averaged = weights.from_bytes(contents["ema.safetensors"], "ema.safetensors")
-    return {name.removeprefix("module."): value for name, value in averaged.items() if name.startswith("module.")}
 
 
 def load_encoder(path: str | Path) -> torch.nn.Module:
@@ -95,7 +70,7 @@ def initial_tensors(
     """Read the weights of ``--init`` or ``--teacher`` by the method's names.
 
     Args:
-        init: a run folder, a checkpoint folder, a timm folder, or a file.
+        init: a run folder, a checkpoint folder, a folder of timm, Hugging Face or ``mae-lite convert``, or a file.
         encoder: what they will be loaded into; heads are compared, since shapes cannot tell them apart.
         flag: what gave ``init``, for messages.
         heads_flag: what sets the number of heads, for messages.
@@ -103,41 +78,23 @@ def initial_tensors(
     Raises:
         CheckpointError: when they cannot be read or have another number of heads.
     """
-    path = Path(init)
-    if not path.exists():
-        nearby = sorted(str(p) for p in path.parent.glob("*") if p.is_dir())[:5] if path.parent.is_dir() else []
-        where = f"; folders nearby: {', '.join(nearby)}" if nearby else ""
-        raise CheckpointError(f"{flag} {init!r} does not exist{where}", fix="give a run folder or a checkpoint file")
-    if path.is_file():
+    found = incoming.read(init, flag=flag)
+    if found.heads is None:
         _log.warning("%s does not say its number of heads; it is taken to be %d", init, encoder.num_heads)
-        return weights.read_file(path)
-    if (path / "config.json").exists():
-        settings = rundir.read_json(path / "config.json", "a timm folder")
-        heads = settings.get("model_args", {}).get("num_heads")
-        if heads is None:
-            _log.warning("%s does not say its number of heads; it is taken to be %d", init, encoder.num_heads)
-        _check_heads(init, heads, encoder, heads_flag)
-        if (path / files.MANIFEST).exists():
-            files.read_folder(path)  # refuses what was damaged since it was written
-        return weights.read_file(path / "model.safetensors")
-    run = path.parent.parent if (path / files.MANIFEST).exists() else path
-    _, recipe = _described(run, f"a run folder, a checkpoint folder or a file with {flag}")
-    _check_heads(init, recipe.encoder.num_heads, encoder, heads_flag)
-    if run != path:
-        return method_tensors(files.read_folder(path))
-    found = checkpoint.newest(run)
-    if found is None:
-        raise CheckpointError(f"{init!r} has no checkpoint yet", fix="finish that run first")
-    state = rundir.read_json(run / "status.json", "a run folder").get("state")
-    _log.log(
-        logging.INFO if state == "finished" else logging.WARNING,
-        "%s %s, step %d (%s)",
-        "starting from" if flag == "--init" else "the teacher is",
-        init,
-        found[0],
-        state,
-    )
-    return method_tensors(found[1])
+    _check_heads(init, found.heads, encoder, heads_flag)
+    for words in _differences(found):
+        _log.warning("%s: %s", init, words)
+    return found.found.tensors
+
+
+def _differences(source: incoming.Incoming) -> Iterator[str]:
+    """Yield what was changed or left out on the way in."""
+    if source.found.dropped:
+        names = ", ".join(source.found.dropped[:3])
+        yield f"{len(source.found.dropped)} tensors of {source.found.layout} are not used here ({names}, ...)"
+    yield from source.found.notes
+    if source.eps is not None and source.eps != 1e-6:
+        yield f"its LayerNorm adds {source.eps:g}, the one here 1e-06"
 
 
 def init_digest(init: str | None) -> str | None:
@@ -145,8 +102,8 @@ def init_digest(init: str | None) -> str | None:
     if init is None:
         return None
     path = Path(init)
-    newest = rundir.checkpoints(path)
-    for file in (path, path / files.MANIFEST, *(folder / files.MANIFEST for _, folder in newest[:1])):
+    newest = [folder / files.MANIFEST for _, folder in rundir.checkpoints(path)[:1]]
+    for file in (path, path / files.MANIFEST, path / "model.safetensors", *newest):
         if file.is_file():
             with file.open("rb") as handle:
                 return hashlib.file_digest(handle, "sha256").hexdigest()

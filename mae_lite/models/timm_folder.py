@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -24,8 +24,30 @@ def contents(
         classes: names of the head's outputs, or None for an encoder without a head.
         pooling: timm's name of the pooling, "token" or "avg".
     """
-    encoder, augmentation = recipe.encoder, recipe.augmentation
-    head: dict[str, Any] = {"num_classes": len(classes or ()), "global_pool": pooling}
+    augmentation = recipe.augmentation
+    preparation = {"mean": augmentation.mean, "std": augmentation.std, "crop_pct": augmentation.eval_crop}
+    return described(model, recipe.encoder, preparation, classes, len(classes or ()), pooling)
+
+
+def described(
+    model: nn.Module,
+    encoder: config.Encoder,
+    preparation: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    outputs: int,
+    pooling: str,
+) -> dict[str, bytes]:
+    """Return the files of a timm folder for a model of any origin.
+
+    Args:
+        model: a timm Vision Transformer.
+        encoder: how it was built.
+        preparation: of its input: ``mean`` and ``std`` per channel, ``crop_pct``.
+        classes: names of the head's outputs, where they are known.
+        outputs: of the head; 0 when there is none.
+        pooling: timm's name of the pooling, "token" or "avg".
+    """
+    head: dict[str, Any] = {"num_classes": outputs, "global_pool": pooling}
     settings = {
         "architecture": encoder.name,
         **head,
@@ -34,9 +56,9 @@ def contents(
             "input_size": [encoder.channels, encoder.image_size, encoder.image_size],
             "fixed_input_size": True,
             "interpolation": "bicubic",
-            "crop_pct": augmentation.eval_crop,
-            "mean": list(augmentation.mean),
-            "std": list(augmentation.std),
+            "crop_pct": preparation["crop_pct"],
+            "mean": list(preparation["mean"]),
+            "std": list(preparation["std"]),
             "num_classes": head["num_classes"],
             "pool_size": None,
             "first_conv": "patch_embed.proj",

@@ -36,6 +36,15 @@ def timm_arguments(encoder: config.Encoder) -> dict[str, Any]:
     }
 
 
+def architecture_heads(name: str) -> int | None:
+    """Return the heads that timm's own architecture ``name`` has; None when timm does not know it as a plain one."""
+    if name not in timm.list_models("*vit*", module="vision_transformer"):
+        return None
+    with torch.device("meta"):
+        model: Any = timm.create_model(name)
+    return int(model.blocks[0].attn.num_heads)
+
+
 def build_encoder(encoder: config.Encoder, seed: int, family: Family = "mae") -> nn.Module:
     """Build an encoder without a head; its final LayerNorm acts on all tokens.
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from mae_lite.errors import CheckpointError
+from mae_lite.models import layouts
 from mae_lite.models.vit import adapted_projection, resized_positions
 
 _log = logging.getLogger(__name__)
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
-_STATE_NAMES = ("model", "state_dict", "model_state")
+_STATE_NAMES = ("model", "state_dict", "model_state", "model_ema", "state_dict_ema")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # torch paints its messages
 _MAX_BYTES = 16 * 2**30
 
@@ -48,31 +48,60 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 def read_file(path: Path) -> dict[str, Tensor]:
     """Read the tensors of one file: safetensors, or a third party's ``.pth`` without running any of its code.
 
-    Names come back as ours: wrapper prefixes removed, the public MAE layout mapped to ``encoder.`` and ``decoder.``.
+    Names come back as they are in the file; :func:`mae_lite.models.layouts.recognise` makes ours of them.
 
     Raises:
         CheckpointError: for anything that is not an intact checkpoint of dense tensors.
     """
     try:
-        head = path.read_bytes()[:8] if path.stat().st_size < 8 else _head(path)
+        head = _head(path)
     except OSError as error:
         raise CheckpointError(f"{str(path)!r} cannot be read", found=str(error), fix="check the path") from error
     if zipfile.is_zipfile(path):
-        return canonical_names(_read_pickle(path))
-    if head[:1] in (b"<", b"") or head.startswith(b"version"):
-        looks = {b"<": "an HTML page", b"v": "a Git-LFS pointer", b"": "an empty file"}[head[:1]]
-        raise CheckpointError(f"{str(path)!r} is {looks}", expected="a checkpoint", fix="download the real file")
-    return canonical_names(from_bytes(path.read_bytes(), str(path)))
+        return _read_pickle(path)
+    looks = None if head[8:] == b"{" else _looks_like(head)  # safetensors: the length of its header, then JSON
+    if looks is not None:
+        what, fix = looks
+        raise CheckpointError(f"{str(path)!r} is {what}", expected="a checkpoint", fix=fix)
+    return from_bytes(path.read_bytes(), str(path))
+
+
+_KINDS: tuple[tuple[bytes, str, str], ...] = (
+    (b"<", "an HTML page", "download the real file"),
+    (b"version ", "a Git-LFS pointer", "download the real file"),
+    (b"\x89HDF", "an HDF5 file, as TensorFlow and Keras write them", "export it to PyTorch or safetensors there"),
+    (
+        b"\x80",
+        "a bare pickle, or of PyTorch's format before 1.6",
+        "save it as safetensors where it was written",
+    ),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+)
+
+
+def _looks_like(head: bytes) -> tuple[str, str] | None:
+    """Say what a file is that begins with ``head``, and what to do."""
+    if not head:
+        return "an empty file", "download the real file"
+    for start, what, fix in _KINDS:
+        if head.startswith(start):
+            return what, fix
+    if all(sign in b"\t\n\r" or 32 <= sign < 127 for sign in head):
+        return "a text file", "give the file with the weights"
+    return None
 
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as handle:
-        return handle.read(8)
+        return handle.read(9)
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     # torch.load does not notice flipped bits; the zip's own checksums do.
     with zipfile.ZipFile(path) as archive:
+        if any(name.endswith(".npy") for name in archive.namelist()):
+            fix = "convert it with the library that it is for, to PyTorch or safetensors"
+            raise CheckpointError(f"{str(path)!r} is a NumPy archive, as JAX models have", fix=fix)
         damaged = archive.testzip() if sum(i.file_size for i in archive.infolist()) < _MAX_BYTES else "its size"
     if damaged:
         raise CheckpointError(f"{str(path)!r} is damaged in {damaged!r}", fix="copy or download it again")
@@ -92,12 +121,15 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     state = content
     if isinstance(content, Mapping):
         state = next((content[name] for name in _STATE_NAMES if isinstance(content.get(name), Mapping)), content)
+        _log_others(content, state, path)
     if not isinstance(state, Mapping):
         state = {}
     tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
+        optimizer = isinstance(content, Mapping) and bool({"optimizer", "param_groups"} & set(content))
         raise CheckpointError(
             f"{str(path)!r} holds no tensors under {', '.join(_STATE_NAMES)} or at its top level",
+            found="an optimizer's state only" if optimizer else "",
             fix="give a file with a model's state dict",
         )
     for key, value in tensors.items():
@@ -106,14 +138,16 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _log_others(content: Mapping[Any, Any], state: Any, path: Path) -> None:
+    others = [name for name in _STATE_NAMES if isinstance(content.get(name), Mapping) and content[name] is not state]
+    if others:
+        taken = next(name for name in _STATE_NAMES if content.get(name) is state)
+        _log.info("%s: the weights under %r are taken, not those under %s", path, taken, ", ".join(map(repr, others)))
+
+
 def canonical_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Map names to ours: wrapper prefixes go; bare ViT and public MAE names get ``encoder.`` and ``decoder.``."""
-    names = dict(tensors)
-    for _ in range(4):
-        prefix = next((p for p in _WRAPPERS if names and all(name.startswith(p) for name in names)), None)
-        if prefix is None:
-            break
-        names = {name.removeprefix(prefix): value for name, value in names.items()}
+    """Map bare ViT and public MAE names to ``encoder.`` and ``decoder.``, and nothing else."""
+    names = layouts.unwrapped(tensors)
     if "cls_token" not in names:
         return names
     return {_canonical(name): value for name, value in names.items()}
@@ -146,7 +180,7 @@ def load_into(
         CheckpointError: names the first five keys that are missing, left over or of another shape.
     """
     own = model.state_dict()
-    fitting = {key: value.to(own[key].dtype) for key, value in tensors.items() if key in own}
+    fitting = {key: tensors[key].to(own[key].dtype) for key in own if key in tensors}
     for key, value in fitting.items():
         if key.endswith("pos_embed") and value.shape[1:2] != own[key].shape[1:2] and value.ndim == 3:
             fitting[key] = resized_positions(value, own[key].shape[1])

@@ -1,0 +1,201 @@
+"""Weights from anywhere, by our names, with what is known about them: runs, checkpoints, folders and files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from mae_lite import config, files, rundir
+from mae_lite.engine import checkpoint
+from mae_lite.errors import CheckpointError, ConfigError
+from mae_lite.models import layouts, weights
+from mae_lite.models.vit import architecture_heads
+from mae_lite.overrides import build
+
+_log = logging.getLogger(__name__)
+Pooling = Literal["token", "avg"]
+_TENSORS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """Weights and what their source says about them; None is what it does not say."""
+
+    found: layouts.Recognised
+    raw: dict[str, Tensor]
+    """By the names in the source."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The source's own description, as it stands there."""
+    heads: int | None = None
+    decoder_heads: int | None = None
+    eps: float | None = None
+    """Of LayerNorm."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop: float | None = None
+    """Share of the image that the centre crop keeps in evaluation."""
+    pooling: Pooling | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def read(source: str, prefix: str = "", flag: str = "") -> Incoming:
+    """Read a run folder, a checkpoint folder, a folder with ``config.json``, or a file of any known layout.
+
+    Args:
+        source: the path.
+        prefix: take only tensors whose names begin with this.
+        flag: what gave the path, for messages.
+
+    Raises:
+        CheckpointError: when it is not there, damaged, or not known.
+    """
+    path = Path(source)
+    if path.is_file():
+        raw = weights.read_file(path)
+        return Incoming(layouts.recognise(raw, source, prefix), raw)
+    if not path.is_dir():
+        nearby = sorted(str(p) for p in path.parent.glob("*") if p.is_dir())[:5] if path.parent.is_dir() else []
+        where = f"; folders nearby: {', '.join(nearby)}" if nearby else ""
+        raise CheckpointError(
+            f"{flag} {source!r} does not exist{where}".strip(), fix="give a run folder or a checkpoint file"
+        )
+    return _described_folder(path, prefix) if (path / "config.json").exists() else _run(path)
+
+
+def _described_folder(path: Path, prefix: str) -> Incoming:
+    settings = rundir.read_json(path / "config.json", "a folder that timm or Hugging Face wrote")
+    if (path / files.MANIFEST).exists():
+        files.read_folder(path)  # refuses what was damaged since it was written
+    file = next((path / name for name in _TENSORS if (path / name).exists()), path / _TENSORS[0])
+    raw = weights.read_file(file)
+    found = layouts.recognise(raw, str(path), prefix)
+    known = Incoming(found, raw, settings)
+    try:
+        if settings.get("kind") == "mae_lite":
+            return _ours(known)
+        return _hugging_face(known, path) if "hidden_size" in settings else _timm(known)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{str(path / 'config.json')!r} is not as its library writes it",
+            found=repr(error)[:200],
+            fix=f"give the file {str(file)!r} itself, with --heads",
+        ) from error
+
+
+def _ours(known: Incoming) -> Incoming:
+    settings = known.settings
+    return replace(
+        known,
+        heads=int(settings["encoder"]["num_heads"]),
+        decoder_heads=int(settings["decoder"]["decoder_heads"]) if settings["decoder"] else None,
+        eps=1e-6,
+        pooling=settings["pooling"],
+        classes=_names(settings.get("classes")),
+        **_preparation(settings),
+    )
+
+
+def _timm(known: Incoming) -> Incoming:
+    settings = known.settings
+    heads = settings.get("model_args", {}).get("num_heads") or architecture_heads(settings.get("architecture", ""))
+    pooling: Pooling | None = "token" if settings.get("global_pool") == "token" else None
+    return replace(
+        known,
+        heads=None if heads is None else int(heads),
+        pooling="avg" if settings.get("global_pool") == "avg" else pooling,
+        classes=_names(settings.get("label_names")),
+        **_preparation(settings.get("pretrained_cfg", {})),
+    )
+
+
+def _hugging_face(known: Incoming, path: Path) -> Incoming:
+    settings, file = known.settings, path / "preprocessor_config.json"
+    images = rundir.read_json(file, "a Hugging Face folder") if file.exists() else {}
+    decoder = settings.get("decoder_num_attention_heads")
+    names = settings.get("id2label") if "encoder.head.weight" in known.found.tensors else None
+    return replace(
+        known,
+        heads=int(settings["num_attention_heads"]),
+        decoder_heads=None if decoder is None else int(decoder),
+        eps=float(settings.get("layer_norm_eps", 1e-12)),
+        pooling="token",
+        classes=_names(list(names.values()) if names else None),
+        **_preparation({"mean": images.get("image_mean"), "std": images.get("image_std")}),
+    )
+
+
+def _preparation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    mean, std, crop = (settings.get(name) for name in ("mean", "std", "crop_pct"))
+    return {
+        "mean": None if mean is None else tuple(float(value) for value in mean),
+        "std": None if std is None else tuple(float(value) for value in std),
+        "crop": None if crop is None else float(crop),
+    }
+
+
+def _names(classes: Any) -> tuple[str, ...] | None:
+    return None if classes is None else tuple(str(name) for name in classes)
+
+
+def described(run: Path, what: str) -> tuple[dict[str, Any], config.Recipe]:
+    """Return what ``recipe.json`` says of a run, and the recipe in it.
+
+    Raises:
+        CheckpointError: when it is not a run's, or cannot be used by this version.
+    """
+    record = rundir.read_json(run / "recipe.json", what)
+    if not (isinstance(record.get("recipe"), dict) and {"classes", "data"} <= record.keys()):
+        raise CheckpointError(
+            f"{str(run)!r} is not a run folder: its recipe.json was not written by a run", fix=f"give {what}"
+        )
+    try:
+        return record, build(config.Recipe, record["recipe"])
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the recipe of {str(run)!r} cannot be used here: {error.what}",
+            found=error.found,
+            expected=error.expected,
+            fix="use the version of mae_lite that wrote it (its provenance.json says which)",
+        ) from error
+
+
+def method_tensors(contents: dict[str, bytes]) -> dict[str, Tensor]:
+    """Return the weights of a checkpoint by the method's names; the moving average where there is one."""
+    if "ema.safetensors" not in contents:
+        return weights.from_bytes(contents["model.safetensors"], "model.safetensors")
+    averaged = weights.from_bytes(contents["ema.safetensors"], "ema.safetensors")
+    return {name.removeprefix("module."): value for name, value in averaged.items() if name.startswith("module.")}
+
+
+def _run(path: Path) -> Incoming:
+    """Read a run's newest checkpoint, or the checkpoint folder that ``path`` is."""
+    run = path.parent.parent if (path / files.MANIFEST).exists() else path
+    record, recipe = described(run, "a run folder, a checkpoint folder or a file with weights")
+    if run != path:
+        raw = method_tensors(files.read_folder(path))
+    else:
+        newest = checkpoint.newest(run)
+        if newest is None:
+            raise CheckpointError(f"{str(path)!r} has no checkpoint yet", fix="finish that run first")
+        state = rundir.read_json(run / "status.json", "a run folder").get("state")
+        level = logging.INFO if state == "finished" else logging.WARNING
+        _log.log(level, "starting from %s, step %d (%s)", path, newest[0], state)
+        raw = method_tensors(newest[1])
+    supervised = isinstance(recipe.method, config.Supervised)
+    return Incoming(
+        layouts.Recognised("a run of mae_lite", raw, raw, (), ()),
+        raw,
+        heads=recipe.encoder.num_heads,
+        decoder_heads=recipe.method.decoder_heads if isinstance(recipe.method, config.MAE) else None,
+        eps=1e-6,
+        mean=recipe.augmentation.mean,
+        std=recipe.augmentation.std,
+        crop=recipe.augmentation.eval_crop,
+        pooling="avg" if supervised and "encoder.fc_norm.weight" in raw else "token",
+        classes=_names(record["classes"]) if supervised else None,
+    )
