@@ -372,7 +372,7 @@ def test_a_teacher_that_is_no_vision_transformer(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "resnet.safetensors")
-    with pytest.raises(CheckpointError, match=r"not a Vision Transformer: found layer1\.0\.conv1\.weight"):
+    with pytest.raises(CheckpointError, match=r"layer1\.0\.conv1\.weight, expected a Vision Transformer"):
         load_teacher(recipe_of("attention"), str(tmp_path / "resnet.safetensors"))
 
 
