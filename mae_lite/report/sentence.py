@@ -9,6 +9,7 @@ from mae_lite.report.read import Run
 
 _NAMES = {
     "mae": "MAE pre-training",
+    "distilled_mae": "MAE pre-training with distillation",
     "mocov3": "MoCo-v3 pre-training",
     "supervised": "supervised pre-training",
     "dino": "DINO pre-training",
