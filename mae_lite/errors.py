@@ -106,6 +106,12 @@ def plain_handler() -> logging.Handler:
     return handler
 
 
+def shortly(error: BaseException) -> str:
+    """Return kind and text of another library's error on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}{'...' if len(text) > 200 else ''}"
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """Return " (nearest: 'x')" for the option closest to ``name``, or "" when none is close."""
     close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)

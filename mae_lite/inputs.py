@@ -14,7 +14,7 @@ from mae_lite.data.bad_files import FILE, BadFiles
 from mae_lite.data.loader import Batch, evaluation_loader, training_loader, watched
 from mae_lite.data.opening import open_source, own_split
 from mae_lite.data.plan import Plan
-from mae_lite.data.sources import Source, subset
+from mae_lite.data.sources import Source, subset, usable_cpus
 from mae_lite.data.splits import aligned, few_labels, stratified_split
 from mae_lite.data.transforms import EvalTransform, TrainTransform
 from mae_lite.errors import ConfigError, DataError
@@ -230,6 +230,5 @@ def _workers(runtime: config.Runtime, source: Source, ranks: int) -> int:
         return runtime.workers
     if source.in_memory:
         return 0
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))  # torchrun's; fewer than all with many machines
-    return max(1, min(16, usable // on_this_machine))
+    return max(1, min(16, usable_cpus() // on_this_machine))

@@ -417,3 +417,15 @@ def test_the_command_names_the_validation_data_and_nothing_unrecorded(tmp_path: 
     stored.write(folder / "recipe.json", {**record, "val_data": "digits#test"})
     command = repeat.command(read(folder))
     assert "--val-data 'digits#test'" in command and "--reading" not in command and "--precision" not in command
+
+
+def test_two_teachers_are_two_groups(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    for name, top1 in (("large", 0.9), ("small", 0.7)):
+        taught = stored.run(root, f"pre-{name}", recipes.get("digits-mae"))
+        record = json.loads((taught / "recipe.json").read_text())
+        stored.write(taught / "recipe.json", {**record, "teacher_sha256": name})
+        stored.run(root, f"fine-{name}", recipes.get("digits-finetune"), init=str(taught), top1=top1)
+    accuracy, runs = compose([root]).tables
+    assert [row[1].text for row in accuracy.rows] == ["90.0", "70.0"]
+    assert len({row[1].text for row in runs.rows}) == 4

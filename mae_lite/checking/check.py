@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from mae_lite.checking.tally import Tally, overlap
 from mae_lite.config import Recipe
 from mae_lite.data.bad_files import FILE, listed
 from mae_lite.data.opening import open_source, own_split
-from mae_lite.data.sources import Source
+from mae_lite.data.sources import Source, usable_cpus
 from mae_lite.data.splits import aligned
 
 _log = logging.getLogger(__name__)
@@ -132,7 +131,7 @@ def _digests(order: Order, tallies: Mapping[str, Tally]) -> list[tuple[str, byte
 
 
 def _workers(source: Source) -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cpus()
     return 0 if source.in_memory or len(source) < 500 or usable == 1 else min(16, usable)
 
 

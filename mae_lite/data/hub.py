@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from mae_lite.data.sources import Example, Indices, Source, Split, some
 from mae_lite.data.splits import choose_split, split_of
-from mae_lite.errors import ConfigError, DataError, DiskError, nearest
+from mae_lite.errors import ConfigError, DataError, DiskError, nearest, shortly
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _opened(which: str, name: str) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # no network, no such name, a configuration to choose, a script, ...
-        found = _short(error)
+        found = shortly(error)
         if isinstance(error, OSError) and error.errno in _FULL_OR_CLOSED:
             fix = "set HF_HOME to a folder with room and write access"
             raise DiskError(f"{name!r} cannot be downloaded", found=found, fix=fix) from error
@@ -136,10 +136,10 @@ def _from_disk(datasets: Any, folder: Path, name: str) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # not written by save_to_disk, or damaged
-        here = some(sorted(entry.name for entry in folder.iterdir())) if folder.is_dir() else _short(error)
+        here = some(sorted(entry.name for entry in folder.iterdir())) if folder.is_dir() else shortly(error)
         raise DataError(
             f"{name!r} cannot be opened",
-            found=f"{here}; {_short(error)}" if folder.is_dir() else here,
+            found=f"{here}; {shortly(error)}" if folder.is_dir() else here,
             expected="a folder that save_to_disk of Hugging Face's datasets wrote",
             fix="give such a folder with --data hf:FOLDER, parquet files with --data parquet:FOLDER, images with "
             "--data folder:FOLDER",
@@ -243,8 +243,3 @@ def _wrong_labels(column: str, found: str, name: str) -> DataError:
         expected="a class number or name in every row, or in none",
         fix="remove these rows, or the whole column to use the images without labels, and save the data set anew",
     )
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}{'...' if len(text) > 200 else ''}"

@@ -6,6 +6,7 @@ The path of an image: a source (digits, folder, table, parquet, shards, ...) -> 
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -65,6 +66,11 @@ class Source(Protocol):
         """Return one line for people."""
         classes = "without labels" if self.classes is None else f"in {len(self.classes)} classes"
         return f"{self.name}: {len(self):,} images {classes}"
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def some(names: list[str]) -> str:

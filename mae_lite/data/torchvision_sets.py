@@ -22,7 +22,7 @@ import pyarrow as pa
 from mae_lite import files
 from mae_lite.data.sources import Example, Indices, Source, Split
 from mae_lite.data.splits import choose_split, split_of
-from mae_lite.errors import ConfigError, DataError, DiskError, nearest
+from mae_lite.errors import ConfigError, DataError, DiskError, nearest, shortly
 
 _log = logging.getLogger(__name__)
 _FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
@@ -213,7 +213,7 @@ def _opened(place: _Place) -> Any:
         except MemoryError:
             raise
         except Exception as error:  # torchvision raises all kinds; its download may repair what is damaged
-            found = _short(error)
+            found = shortly(error)
     if row.by_hand:
         raise _absent(place, found)
     _log.info("%s: found %s in %s; torchvision downloads %s to it", row.kind, found, place.root, row.size)
@@ -223,8 +223,8 @@ def _opened(place: _Place) -> Any:
         cause = error.__cause__ if isinstance(error, DiskError) else error
         if isinstance(cause, OSError) and cause.errno in _FULL_OR_CLOSED:
             fix = f"set MAE_LITE_DATA to a folder with {row.size} of room and write access"
-            raise DiskError(f"cannot put {row.kind} into {str(place.root)!r}", found=_short(cause), fix=fix) from error
-        raise _absent(place, f"{found}, and the download failed: {_short(error)}") from error
+            raise DiskError(f"cannot put {row.kind} into {str(place.root)!r}", found=shortly(cause), fix=fix) from error
+        raise _absent(place, f"{found}, and the download failed: {shortly(error)}") from error
 
 
 def _downloaded(place: _Place, unfinished: Path) -> Any:
@@ -279,11 +279,6 @@ def _class_names(dataset: Any, labels: Indices) -> tuple[str, ...]:
     # WordNet ids before names: names repeat ("crane"), and the folders of ImageNet are called by the ids.
     known = (getattr(dataset, name, None) for name in ("wnids", "all_categories", "categories", "classes"))
     return tuple(map(str, next(filter(None, known), range(int(labels.max(initial=-1)) + 1))))
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}{'...' if len(text) > 200 else ''}"
 
 
 def _absent(place: _Place, found: str) -> DataError:

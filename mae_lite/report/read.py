@@ -236,27 +236,31 @@ def _pretraining(folder: Path, raw: dict[str, Any], init: Any) -> str:
         return kind
     if init is None:
         return "scratch"
-    method = _origin(folder, init).get("method", {})
+    method = _origin(folder, init).get("recipe", {}).get("method", {})
     return str(method.get("kind", "pre-trained")) if isinstance(method, dict) else "pre-trained"
 
 
 def _origin(folder: Path, init: Any) -> dict[str, Any]:
-    """Return the recipe of the run that the weights came from; empty where it cannot be read."""
+    """Return recipe.json of the run that the weights came from; empty where it cannot be read."""
     for place in (Path(str(init)), folder.parent / Path(str(init)).name):
         try:
-            recipe = json.loads((place / "recipe.json").read_text(encoding="utf-8"))["recipe"]
-            if isinstance(recipe, dict):
-                return recipe
+            content: dict[str, Any] = json.loads((place / "recipe.json").read_text(encoding="utf-8"))
+            if isinstance(content["recipe"], dict):
+                return content
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return {}
 
 
 def _start(folder: Path, init: Any, record: dict[str, Any]) -> str:
+    """Return what sets a start apart; two teachers make two starts, also of what is fine-tuned after them."""
+    teacher = str(record.get("teacher_sha256") or "")
     if init is None:
-        return ""
-    origin = {key: value for key, value in _origin(folder, init).items() if key not in ("seed", "note")}
-    return json.dumps(origin, sort_keys=True, default=str) if origin else str(record.get("init_sha256") or init)
+        return teacher
+    content = _origin(folder, init)
+    origin = {key: value for key, value in content.get("recipe", {}).items() if key not in ("seed", "note")}
+    known = [origin, content.get("teacher_sha256")] if origin else str(record.get("init_sha256") or init)
+    return json.dumps([known, teacher], sort_keys=True, default=str)
 
 
 def _evaluations(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:
