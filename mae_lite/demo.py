@@ -26,6 +26,7 @@ import numpy.typing as npt
 from mae_lite import config, demo_results, files, recipes
 from mae_lite.data.sources import Source
 from mae_lite.demo_results import BASELINES, LABELS, MAE, METHODS, SEEDS, Cell
+from mae_lite.engine.signals import ctrl_c_held_back
 from mae_lite.errors import EXIT_STOPPED
 from mae_lite.report import compose, page
 from mae_lite.report.read import BASELINES as BASELINES_FILE
@@ -211,7 +212,8 @@ class _Pool:
         while waiting or running:
             while waiting and len(running) < self._processes:  # what is submitted can no longer be called back
                 stage = waiting.pop(0)
-                running[self._pool.submit(train_stage, stage)] = stage
+                with ctrl_c_held_back():  # this is where processes start
+                    running[self._pool.submit(train_stage, stage)] = stage
             finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
             for future in finished:
                 if future.result() != "finished":
@@ -223,11 +225,14 @@ class _Pool:
 
     def call(self, function: Callable[[], T]) -> T:
         """Call ``function`` in a worker."""
-        return self._pool.submit(function).result()
+        with ctrl_c_held_back():
+            future = self._pool.submit(function)
+        return future.result()
 
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # between stages the parent decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     logging.basicConfig(level=logging.WARNING, format="    %(message)s", force=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

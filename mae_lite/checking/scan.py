@@ -6,7 +6,6 @@ import concurrent.futures
 import concurrent.futures.process
 import hashlib
 import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from mae_lite.data import images
 from mae_lite.data.bad_files import BadFile, bad_file
 from mae_lite.data.pixels import Picture, planes
 from mae_lite.data.sources import Encoded, Source
+from mae_lite.engine.signals import ctrl_c_held_back
 from mae_lite.errors import DataError, DiskError
 
 Values = npt.NDArray[np.float64]
@@ -72,7 +72,8 @@ def scan(
     try:
         waiting: deque[concurrent.futures.Future[list[Seen | BadFile]]] = deque()
         for chunk in chunks:
-            waiting.append(pool.submit(_look_here, chunk))
+            with ctrl_c_held_back():  # this is where processes start; the parent decides for them
+                waiting.append(pool.submit(_look_here, chunk))
             if len(waiting) > 2 * workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -93,7 +94,6 @@ _job: tuple[Source, Reading, int]
 
 def _start_worker(source: Source, reading: Reading, channels: int) -> None:
     global _job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     _job = source, reading, channels
 
 

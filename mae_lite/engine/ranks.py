@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from typing import TypeVar
@@ -44,9 +45,17 @@ def start_fabric(recipe: Recipe, runtime: Runtime) -> Fabric:
         precision="bf16-mixed" if cuda and recipe.precision == "bf16" else "32-true",
     )
     fabric.launch()
+    atexit.register(_disconnect)
     if cuda:
         torch.cuda.reset_peak_memory_stats(fabric.device)
     return fabric
+
+
+def _disconnect() -> None:
+    # Exiting with gloo's threads alive now and then aborts the process after its work is done. Fabric closes NCCL.
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 def peak_memory_mb(device: torch.device) -> float:
