@@ -133,18 +133,18 @@ def list_recipes(words: Sequence[str]) -> int:
     if options.json_output:
         print(json.dumps([recipe.model_dump(mode="json") for recipe in known], indent=2))
         return 0
-    print(f"{'recipe':<22} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
+    print(f"{'recipe':<26} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
     for recipe in known:
         use, step = costs.forward_gflops(recipe.encoder), costs.step_gflops(recipe)
         parameters = f"{costs.encoder_parameters(recipe.encoder) / 1e6:.2f} M"
-        print(f"{recipe.name:<22} {parameters:>10} {use:>13.3g} {step:>15.3g}")
+        print(f"{recipe.name:<26} {parameters:>10} {use:>13.3g} {step:>15.3g}")
         print(f"    expect  {recipe.note.expected}\n    source  {recipe.note.source}")
     print("\nParameters are the encoder's, without a head. mae-lite pretrain RECIPE --help shows every setting.")
     return 0
 
 
 def pretrain(words: Sequence[str]) -> int:
-    """Pre-train an encoder: mae-lite pretrain RECIPE --data DATA."""
+    """Pre-train an encoder, without labels or with: mae-lite pretrain RECIPE --data DATA."""
     return _train("pretrain", words)
 
 
@@ -154,13 +154,12 @@ def finetune(words: Sequence[str]) -> int:
 
 
 def _train(command: str, words: Sequence[str]) -> int:
-    supervised = command == "finetune"
-    fitting = [n for n in recipes.names() if isinstance(recipes.get(n).method, config.Supervised) == supervised]
+    fitting = [name for name in recipes.names() if command in recipes.commands_for(recipes.get(name))]
     usage = f"mae-lite {command} RECIPE --data DATA [--FIELD VALUE ...]\nrecipes: {', '.join(fitting)}"
     name, rest = _positional(words, "the recipe", usage, f"mae-lite {command} {fitting[0]} --data DATA")
     recipe = recipes.get(name)
-    if isinstance(recipe.method, config.Supervised) != supervised:
-        other = "pretrain" if supervised else "finetune"
+    if command not in recipes.commands_for(recipe):
+        other = recipes.commands_for(recipe)[0]
         raise ConfigError(f"{command} cannot run the recipe {name!r}", fix=f"mae-lite {other} {name} --data DATA")
     request = _options(rest, config.Request, f"mae-lite {command} {name}", recipe.model_dump())
     from mae_lite import training

@@ -127,7 +127,7 @@ WORDS: list[tuple[list[str], int, list[str]]] = [
     (["demo", "--processes", "0"], CONFIG, ["processes", "'0'", "greater than or equal to 1"]),
     (["pretrain", "digits-mea"], CONFIG, ["'digits-mea'", "nearest: 'digits-mae'", "choose one of: mae-tiny"]),
     (["pretrain", "absent.json"], CONFIG, ["'absent.json'", "No such file"]),
-    (["pretrain", "digits-scratch", "--data", "digits"], CONFIG, ["Fix: mae-lite finetune digits-scratch"]),
+    (["pretrain", "digits-finetune", "--data", "digits"], CONFIG, ["Fix: mae-lite finetune digits-finetune"]),
     (["finetune", "digits-mae", "--data", "digits"], CONFIG, ["Fix: mae-lite pretrain digits-mae"]),
     (["pretrain", "digits-mae"], CONFIG, ["data is missing"]),
     (["pretrain", "digits-mae", "--data"], CONFIG, ["--data", "found no value"]),

@@ -112,6 +112,13 @@ IMPROVED: dict[str, Any] = {
     "method.cutmix": 0.0,
     "method.label_smoothing": 0.0,
 }
+SCRATCH: dict[str, Any] = {
+    **IMPROVED,
+    "start": "random",
+    "encoder.positions": "learned",
+    "encoder.init": "trunc_normal",
+    "layer_decay": 1.0,
+}
 MOCOV3: dict[str, Any] = {
     **{name: value for name, value in MAE_PRETRAINING.items() if not name.startswith("method.")},
     "method.kind": "mocov3",
@@ -194,12 +201,26 @@ RECIPES: dict[str, dict[str, Any]] = {
         "method.label_smoothing": 0.1,
         "encoder.drop_path": 0.1,
     },
-    "scratch": {
-        **IMPROVED,
-        "start": "random",
-        "encoder.positions": "learned",
-        "encoder.init": "trunc_normal",
-        "layer_decay": 1.0,
+    "scratch": SCRATCH,
+    "supervised-tiny": SCRATCH,
+    "scratch-small": {**SCRATCH, "encoder.width": 384},
+    "supervised-small": {**SCRATCH, "encoder.width": 384},
+    "finetune-improved-small": {**IMPROVED, "encoder.width": 384, "layer_decay": 0.75},
+    "transfer-cifar100": {
+        **{name: value for name, value in IMPROVED.items() if not name.startswith("optimizer.")},
+        "optimizer.kind": "sgd",
+        "optimizer.momentum": 0.9,
+        "optimizer.nesterov": True,
+        "optimizer.weight_decay": 0.0,
+        "optimizer.no_decay": ("vectors", "tokens"),
+        "method.mixup": 0.0,
+        "augmentation.randaugment": None,
+        "clip_grad_norm": 1.0,
+        "global_batch_size": 512,
+        "epochs": 50,
+        "warmup_epochs": 10,
+        "lr_per_256": 0.05,
+        "layer_decay": 0.75,
     },
 }
 ALL = recipes.names()
@@ -231,7 +252,14 @@ def test_every_number_of_the_paper(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "rate"),
-    [("mae-tiny", 2.4e-3), ("mae-base", 2.4e-3), ("mocov3-tiny", 6e-4), ("finetune-improved", 4e-3), ("scratch", 4e-3)],
+    [
+        ("mae-tiny", 2.4e-3),
+        ("mae-base", 2.4e-3),
+        ("mocov3-tiny", 6e-4),
+        ("finetune-improved", 4e-3),
+        ("scratch", 4e-3),
+        ("transfer-cifar100", 0.1),
+    ],
 )
 def test_peak_learning_rate(name: str, rate: float) -> None:
     assert recipes.get(name).peak_lr == pytest.approx(rate, rel=1e-12)
@@ -448,7 +476,8 @@ def test_notes_agree_with_the_counts(name: str) -> None:
         assert f"{costs.step_gflops(recipe) / costs.step_gflops(recipes.get(other)):.1f}" == number
     command = recipe.note.command.split()
     assert command[0] == "mae-lite"
-    assert command[1] == ("finetune" if recipe.method.kind == "supervised" else "pretrain")
+    assert command[1] in recipes.commands_for(recipe)
+    assert command[1] == "pretrain" or "supervised" not in name
     assert command[2] == name
     assert ("--init" in command) == (recipe.start == "pretrained")
     assert ("--teacher" in command) == (recipe.method.kind == "distilled_mae")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_lite.config import LabNote, Recipe
+from mae_lite.config import LabNote, Recipe, Supervised
 from mae_lite.errors import ConfigError, nearest
 from mae_lite.overrides import build
 
@@ -34,6 +34,13 @@ def get(name: str) -> Recipe:
     )
 
 
+def commands_for(recipe: Recipe) -> tuple[str, ...]:
+    """Return the commands that run ``recipe``; training from scratch on labels is supervised pre-training too."""
+    if not isinstance(recipe.method, Supervised):
+        return ("pretrain",)
+    return ("finetune",) if recipe.start == "pretrained" else ("finetune", "pretrain")
+
+
 def derive(base: Recipe, name: str | None = None, note: LabNote | None = None, **changes: Any) -> Recipe:
     """Return ``base`` with ``changes``, validated as a whole; nested fields are given as mappings.
 
@@ -58,9 +65,13 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _all() -> dict[str, Recipe]:
-    from mae_lite.recipes import cifar10, digits, distilled, imagenet  # the recipes themselves use derive()
+    from mae_lite.recipes import cifar10, digits, distilled, imagenet, supervised  # the recipes themselves use derive()
 
-    return {recipe.name: recipe for module in (imagenet, cifar10, digits, distilled) for recipe in module.RECIPES}
+    return {
+        recipe.name: recipe
+        for module in (imagenet, supervised, cifar10, digits, distilled)
+        for recipe in module.RECIPES
+    }
 
 
 def _from_file(path: Path) -> Recipe:
