@@ -56,15 +56,14 @@ class Setting:
 
 
 PRETRAININGS: tuple[dict[str, Any], ...] = tuple(
-    {"pretrain_lr": lr, "mask_ratio": ratio, "pretrain_epochs": PRETRAIN_EPOCHS}
-    for lr, ratio in ((1e-3, 0.75), (2e-3, 0.75), (5e-4, 0.75), (1e-3, 0.5))
+    {"pretrain_lr": lr, "mask_ratio": 0.75, "pretrain_epochs": PRETRAIN_EPOCHS} for lr in (1e-3, 2e-3)
 )
-FINETUNINGS = ((1e-3, 0.75), (2e-3, 0.75), (5e-4, 0.75), (1e-3, 0.6))
+FINETUNINGS = ((1e-3, 0.75), (2e-3, 0.75))
 SEARCH = (
     *(Setting("mae", lr, decay, **PRETRAININGS[0]) for lr, decay in FINETUNINGS),
     *(Setting("mae", *FINETUNINGS[0], **some) for some in PRETRAININGS[1:]),
-    *(Setting("scratch", lr) for lr in (1e-3, 5e-4, 2e-3)),
-    Setting("scratch", 1e-3, finetune_epochs=4 * FINETUNE_EPOCHS),
+    *(Setting("scratch", lr) for lr in (1e-3, 2e-3)),
+    Setting("scratch", 1e-3, finetune_epochs=2 * FINETUNE_EPOCHS),
 )
 
 
