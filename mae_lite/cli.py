@@ -136,7 +136,7 @@ def list_recipes(words: Sequence[str]) -> int:
     print(f"{'recipe':<26} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
     for recipe in known:
         use, step = costs.forward_gflops(recipe.encoder), costs.step_gflops(recipe)
-        parameters = f"{costs.encoder_parameters(recipe.encoder) / 1e6:.2f} M"
+        parameters = f"{costs.model_parameters(recipe) / 1e6:.2f} M"
         print(f"{recipe.name:<26} {parameters:>10} {use:>13.3g} {step:>15.3g}")
         print(f"    expect  {recipe.note.expected}\n    source  {recipe.note.source}")
     print("\nParameters are the encoder's, without a head. mae-lite pretrain RECIPE --help shows every setting.")

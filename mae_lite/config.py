@@ -200,6 +200,8 @@ class Supervised(Config):
     kind: Literal["supervised"] = "supervised"
     pooling: Literal["mean", "token"] = "mean"
     """Mean of patch tokens, then a new LayerNorm; or the class token after the final LayerNorm."""
+    relative_positions: bool = False
+    """Add to attention a learned bias for every offset between patches, in each block and head (BEiT)."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the target spread over all classes."""
     mixup: float = Field(0.0, ge=0.0)
@@ -472,6 +474,10 @@ def _check_unread(recipe: Recipe, name_of_method: str) -> None:
         )
 
 
+_LATER = {"method": ("relative_positions",)}
+"""Settings by page that came after runs had been made: off, a digest leaves them out, so that it stays what it was."""
+
+
 class Recipe(Config):
     """Everything that decides the result of a run, given its data and its starting weights."""
 
@@ -557,6 +563,10 @@ class Recipe(Config):
     def digest(self) -> str:
         """Return the SHA-256 of all settings that decide the result (not name, note and parent)."""
         settings = self.model_dump(mode="json", exclude={"name", "note", "parent"})
+        for page, names in _LATER.items():
+            for name in names:
+                if not settings[page].get(name):
+                    settings[page].pop(name, None)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

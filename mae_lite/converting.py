@@ -17,6 +17,7 @@ from mae_lite.evaluation import incoming
 from mae_lite.evaluation.incoming import Incoming
 from mae_lite.methods.mae import Decoder
 from mae_lite.models import hugging_face, layouts, plain, sizes, timm_folder, weights
+from mae_lite.models.relative import has_tables
 from mae_lite.models.vit import build_classifier, build_encoder, resized_positions
 
 _EPS = 1e-6
@@ -108,6 +109,12 @@ def _described(source: Incoming, order: Order, notes: list[str]) -> _Model:
     if found.dropped:
         more = ", ..." if len(found.dropped) > 5 else ""
         notes.append(f"{len(found.dropped)} tensors were left out: {', '.join(found.dropped[:5])}{more}")
+    if has_tables(tensors):
+        raise CheckpointError(
+            f"{name!r} has relative positions",
+            expected="absolute positions alone, as every format here has",
+            fix=f"use the run's own folder for timm, a BEiT: timm.create_model('local-dir:{name}/classifier')",
+        )
     token = tensors.get("encoder.cls_token")
     width = 0 if token is None else token.shape[-1]
     heads = sizes.chosen_heads(order.heads, source.heads, width, name)

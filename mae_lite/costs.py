@@ -19,6 +19,14 @@ def encoder_parameters(encoder: config.Encoder) -> int:
     return projection + tokens + blocks + 2 * width
 
 
+def model_parameters(recipe: config.Recipe) -> int:
+    """Return the parameters of what is used: the encoder, with relative positions where the recipe has them."""
+    encoder, method = recipe.encoder, recipe.method
+    tables = isinstance(method, config.Supervised) and method.relative_positions
+    rows = (2 * encoder.grid - 1) ** 2 + 3 if tables else 0
+    return encoder_parameters(encoder) + encoder.depth * encoder.num_heads * rows
+
+
 def forward_gflops(encoder: config.Encoder) -> float:
     """Return the GFLOPs of encoding one image, all patches visible: the cost of using the model."""
     return _encode(encoder, encoder.patches) / 1e9

@@ -37,7 +37,7 @@ def test_recipes_lists_everything(capsys: Captured) -> None:
         line, expected, source = text[text.index(f"\n{name} ") :].splitlines()[1:4]
         numbers = line.split()
         assert numbers[0] == name
-        assert float(numbers[1]) == pytest.approx(costs.encoder_parameters(recipe.encoder) / 1e6, abs=0.006)
+        assert float(numbers[1]) == pytest.approx(costs.model_parameters(recipe) / 1e6, abs=0.006)
         assert float(numbers[3]) == pytest.approx(costs.forward_gflops(recipe.encoder), rel=0.01)
         assert float(numbers[4]) == pytest.approx(costs.step_gflops(recipe), rel=0.01)
         assert expected.strip() == f"expect  {recipe.note.expected}"

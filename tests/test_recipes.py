@@ -94,6 +94,7 @@ FINETUNE: dict[str, Any] = {
     "encoder.width": 192,
     "method.kind": "supervised",
     "method.pooling": "mean",
+    "method.relative_positions": False,
     "method.mix_probability": 1.0,
     "optimizer.betas": (0.9, 0.999),
     "optimizer.no_decay": ("vectors", "tokens"),
@@ -206,6 +207,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "scratch-small": {**SCRATCH, "encoder.width": 384},
     "supervised-small": {**SCRATCH, "encoder.width": 384},
     "finetune-improved-small": {**IMPROVED, "encoder.width": 384, "layer_decay": 0.75},
+    "finetune-improved-rpe": {**IMPROVED, "method.relative_positions": True, "epochs": 1000},
     "transfer-cifar100": {
         **{name: value for name, value in IMPROVED.items() if not name.startswith("optimizer.")},
         "optimizer.kind": "sgd",

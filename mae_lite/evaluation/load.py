@@ -18,6 +18,7 @@ from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation import incoming
 from mae_lite.methods.base import Method
 from mae_lite.models import weights
+from mae_lite.models.relative import TABLE, has_tables
 
 _log = logging.getLogger(__name__)
 _HEADS = ("decoder.*", "matching.*", "projector.*", "predictor.*", "momentum_encoder.*", "momentum_projector.*")
@@ -156,7 +157,17 @@ def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tupl
         case config.Supervised() as method:
             pooled = ["encoder.fc_norm.*"] if method.pooling == "mean" else []
             kept = {name: value for name, value in tensors.items() if not name.startswith("encoder.head.")}
-            return kept, ["encoder.head.*", *pooled]
+            if has_tables(kept) and not method.relative_positions:
+                raise CheckpointError(
+                    f"{init!r} was trained with relative positions",
+                    found="--method.relative-positions false",
+                    expected="true: without them it computes something else",
+                    fix="--method.relative-positions true",
+                )
+            offsets = [f"*.{TABLE}"] if method.relative_positions and not has_tables(tensors) else []
+            if offsets:
+                _log.info("%s has no relative positions: they start at zero", init)
+            return kept, ["encoder.head.*", *pooled, *offsets]
         case config.MAE() | config.DistilledMAE():
             kept, fresh = _with_decoder(tensors, recipe, init)
             return kept, [*fresh, "matching.*"]

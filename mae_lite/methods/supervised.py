@@ -28,7 +28,9 @@ class SupervisedClassifier(Method):
         super().__init__()
         self.method = method
         self.side = recipe.encoder.image_size
-        self.encoder: Any = build_classifier(recipe.encoder, num_classes, method.pooling, recipe.seed)
+        self.encoder: Any = build_classifier(
+            recipe.encoder, num_classes, method.pooling, recipe.seed, bool(method.relative_positions)
+        )
         self.couples_samples = method.mixup > 0 or method.cutmix > 0
 
     def draw(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:

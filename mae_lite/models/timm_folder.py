@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from mae_lite import config
-from mae_lite.models import weights
+from mae_lite.models import relative, weights
 from mae_lite.models.vit import timm_arguments
 
 
@@ -40,7 +40,7 @@ def described(
     """Return the files of a timm folder for a model of any origin.
 
     Args:
-        model: a timm Vision Transformer.
+        model: a timm Vision Transformer; one with relative positions becomes timm's BEiT.
         encoder: how it was built.
         preparation: of its input: ``mean`` and ``std`` per channel, ``crop_pct``.
         classes: names of the head's outputs, where they are known.
@@ -48,10 +48,13 @@ def described(
         pooling: timm's name of the pooling, "token" or "avg".
     """
     head: dict[str, Any] = {"num_classes": outputs, "global_pool": pooling}
+    name, arguments, state = encoder.name, timm_arguments(encoder), model.state_dict()
+    if relative.has_tables(state):
+        name, arguments, state = relative.BEIT, arguments | relative.BEIT_ARGUMENTS, relative.as_beit(state)
     settings = {
-        "architecture": encoder.name,
+        "architecture": name,
         **head,
-        "model_args": {**timm_arguments(encoder), **head, "drop_path_rate": 0.0},
+        "model_args": {**arguments, **head, "drop_path_rate": 0.0},
         "pretrained_cfg": {
             "input_size": [encoder.channels, encoder.image_size, encoder.image_size],
             "fixed_input_size": True,
@@ -69,5 +72,5 @@ def described(
         settings["label_names"] = list(classes)
     return {
         "config.json": json.dumps(settings, indent=2).encode(),
-        "model.safetensors": weights.to_bytes(model.state_dict()),
+        "model.safetensors": weights.to_bytes(state),
     }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mae_lite import config, draws
 from mae_lite.errors import ConfigError, nearest
+from mae_lite.models.relative import relative_attention
 
 _log = logging.getLogger(__name__)
 _TEMPERATURE = 10000.0
@@ -60,15 +61,22 @@ def build_encoder(encoder: config.Encoder, seed: int, family: Family = "mae") ->
 
 
 def build_classifier(
-    encoder: config.Encoder, num_classes: int, pooling: Literal["mean", "token"], seed: int
+    encoder: config.Encoder,
+    num_classes: int,
+    pooling: Literal["mean", "token"],
+    seed: int,
+    relative_positions: bool = False,
 ) -> nn.Module:
     """Build an encoder with a head: mean of patch tokens, LayerNorm, linear layer; or the class token.
+
+    Relative positions, if asked for, are added to the absolute ones and start at zero.
 
     Raises:
         ConfigError: for a name that timm does not know.
     """
     global_pool = "avg" if pooling == "mean" else "token"
-    return _build(encoder, seed, "mae", num_classes=num_classes, global_pool=global_pool)
+    attention = {"attn_layer": relative_attention(encoder.grid)} if relative_positions else {}
+    return _build(encoder, seed, "mae", num_classes=num_classes, global_pool=global_pool, **attention)
 
 
 def _build(encoder: config.Encoder, seed: int, family: Family, **head: Any) -> nn.Module:

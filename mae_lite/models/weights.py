@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mae_lite.errors import CheckpointError
 from mae_lite.models import layouts
+from mae_lite.models.relative import TABLE, resized_table
 from mae_lite.models.vit import adapted_projection, resized_positions
 
 _log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ def load_into(
     dropped: Sequence[str] = (),
     source: str,
 ) -> None:
-    """Load ``tensors`` into ``model``; positions and the patch projection's channels are adapted aloud, all else fits.
+    """Load ``tensors`` into ``model``; positions and the patch projection's channels are adapted aloud; all else fits.
 
     Args:
         model: receives the tensors.
@@ -184,6 +185,8 @@ def load_into(
     for key, value in fitting.items():
         if key.endswith("pos_embed") and value.shape[1:2] != own[key].shape[1:2] and value.ndim == 3:
             fitting[key] = resized_positions(value, own[key].shape[1])
+        elif key.endswith(TABLE) and value.ndim == 2:
+            fitting[key] = resized_table(value, len(own[key]))
         elif key.endswith("patch_embed.proj.weight") and value.ndim == 4:
             fitting[key] = adapted_projection(value, own[key].shape[1])
     problems = [f"{key}: missing" for key in own if key not in fitting and not _matches(key, new)]

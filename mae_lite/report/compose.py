@@ -203,7 +203,7 @@ def _costs(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
         seconds = [value for run in group.runs if (value := _seconds(run)) is not None]
         rates = [value for run in group.runs for value in run.series("images_per_second")[1][1:]]
         memory = [mb for run in group.runs if (mb := number(run.status.get("peak_memory_mb"))) is not None]
-        parameters = None if recipe is None else costs.encoder_parameters(recipe.encoder) / 1e6
+        parameters = None if recipe is None else costs.model_parameters(recipe) / 1e6
         use = None if recipe is None else costs.forward_gflops(recipe.encoder)
         train = None if recipe is None else costs.step_gflops(recipe)
         device = str(group.runs[0].starts[-1].get("device", "")) if group.runs[0].starts else ""
