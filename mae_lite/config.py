@@ -235,6 +235,12 @@ class Augmentation(Config):
 
     views: int = Field(1, ge=1, le=16)
     """Versions of an image in a batch, each with draws of its own."""
+    local_views: int | None = Field(None, ge=1, le=32)
+    """Further versions of an image, of another size; None makes none."""
+    local_size: int | None = Field(None, ge=1)
+    """Side of these, in pixels."""
+    local_scale: tuple[float, float] | None = None
+    """Share of the area that a random crop covers in these; crop_scale then holds for the other views."""
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
     """Share of the area that a random crop covers; None resizes the whole image."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -247,13 +253,14 @@ class Augmentation(Config):
     jitter_probability: float = Field(0.8, ge=0.0, le=1.0)
     """Probability that colours are changed at all."""
     blur: tuple[Share, ...] = (0.0,)
-    """Probability of Gaussian blur: one for each view, or one for all."""
+    """Probability of Gaussian blur: one for each view and one more for the local views; or one for all."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's deviation, in pixels of the model's input."""
     grey: float = Field(0.0, ge=0.0, le=1.0)
     """Probability of turning colours into shades of grey."""
     solarise: tuple[Share, ...] = (0.0,)
-    """Probability of inverting all values from 128 up: one for each view, or one for all."""
+    """Probability of inverting all values from 128 up: one for each view and one more for the local views; or one
+    for all."""
     flip: float = Field(0.5, ge=0.0, le=1.0)
     """Probability of a horizontal flip."""
     rotate_degrees: float = Field(0.0, ge=0.0, le=180.0)
@@ -282,32 +289,58 @@ class Augmentation(Config):
             "crop_ratio": self.crop_ratio,
             "blur_sigma": self.blur_sigma,
             "zoom": self.zoom,
+            "local_scale": self.local_scale,
         }
         for name, pair in ranges.items():
             if pair is not None and not 0 < pair[0] <= pair[1]:
                 raise ConfigError(
                     f"augmentation.{name}", found=f"{pair}", expected="0 < low <= high", fix="give the lower end first"
                 )
-        if self.crop_scale is not None and self.crop_scale[1] > 1:
-            raise ConfigError(
-                "augmentation.crop_scale",
-                found=f"{self.crop_scale}",
-                expected="an upper end of at most 1",
-                fix="--augmentation.crop-scale 0.08 1.0",
-            )
-        for name, shares in (("blur", self.blur), ("solarise", self.solarise)):
-            if len(shares) not in (1, self.views):
+        for name, scale, usual in (
+            ("crop_scale", self.crop_scale, "0.08 1.0"),
+            ("local_scale", self.local_scale, "0.05 0.4"),
+        ):
+            if scale is not None and scale[1] > 1:
                 raise ConfigError(
                     f"augmentation.{name}",
-                    found=f"{len(shares)} values",
-                    expected=f"one for each of augmentation.views {self.views}, or one for all",
-                    fix=f"--augmentation.{name} {' '.join(['0.1'] * self.views)}",
+                    found=f"{scale}",
+                    expected="an upper end of at most 1",
+                    fix=f"--augmentation.{name.replace('_', '-')} {usual}",
                 )
+        _check_local(self)
+        _check_shares(self)
         if any(value <= 0 for value in self.std):
             raise ConfigError(
                 "augmentation.std", found=f"{self.std}", expected="numbers above 0", fix="use the data set's own"
             )
         return self
+
+
+def _check_local(augmentation: Augmentation) -> None:
+    """Refuse settings of local views of which a part is missing: the others would not be read."""
+    names = ("local_views", "local_size", "local_scale")
+    missing = [name for name in names if getattr(augmentation, name) is None]
+    if 0 < len(missing) < len(names):
+        flags = {"local_views": "8", "local_size": "96", "local_scale": "0.05 0.4"}
+        raise ConfigError(
+            f"augmentation.{missing[0]}",
+            found="None",
+            expected=f"a value, since there is one of {', '.join(name for name in names if name not in missing)}",
+            fix=" ".join(f"--augmentation.{name.replace('_', '-')} {flags[name]}" for name in missing),
+        )
+
+
+def _check_shares(augmentation: Augmentation) -> None:
+    views, local = augmentation.views, augmentation.local_views is not None
+    for name, shares in (("blur", augmentation.blur), ("solarise", augmentation.solarise)):
+        if len(shares) not in (1, views + local):
+            more = " and one more for the local views" if local else ""
+            raise ConfigError(
+                f"augmentation.{name}",
+                found=f"{len(shares)} values",
+                expected=f"one for each of augmentation.views {views}{more}, or one for all",
+                fix=f"--augmentation.{name} {' '.join(['0.1'] * (views + local))}",
+            )
 
 
 class Reading(Config):
@@ -472,6 +505,10 @@ def _check_unread(recipe: Recipe, name_of_method: str) -> None:
         )
 
 
+_LATER = {"augmentation": ("local_views", "local_size", "local_scale")}
+"""Settings by page that came after runs had been made: None, a digest leaves them out, so that it stays what it was."""
+
+
 class Recipe(Config):
     """Everything that decides the result of a run, given its data and its starting weights."""
 
@@ -557,6 +594,10 @@ class Recipe(Config):
     def digest(self) -> str:
         """Return the SHA-256 of all settings that decide the result (not name, note and parent)."""
         settings = self.model_dump(mode="json", exclude={"name", "note", "parent"})
+        for page, names in _LATER.items():
+            for name in names:
+                if settings[page][name] is None:
+                    del settings[page][name]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
