@@ -226,8 +226,36 @@ class MoCoV3(Config):
     """Leave the patch projection at its random start: the remedy of section 4.2 against unstable training."""
 
 
+class DINO(Config):
+    """Self-distillation with no labels (Caron et al. 2021): the same prototypes for all views of an image."""
+
+    kind: Literal["dino"] = "dino"
+    hidden_width: int = Field(2048, ge=1)
+    """Channels between the linear layers of the head."""
+    bottleneck_width: int = Field(256, ge=1)
+    """Channels of what is compared with the prototypes."""
+    prototypes: int = Field(65_536, ge=2)
+    """Directions among which the views of an image shall find the same; fewer for small data."""
+    student_temperature: float = Field(0.1, gt=0.0)
+    """The student's cosine similarities are divided by it."""
+    teacher_temperature: float = Field(0.07, gt=0.0)
+    """The teacher's, after its warm-up."""
+    teacher_start_temperature: float = Field(0.04, gt=0.0)
+    """The teacher's at first; it rises linearly."""
+    teacher_warmup_epochs: float = Field(30.0, ge=0.0)
+    """Epochs until the teacher's temperature has risen."""
+    centre_momentum: float = Field(0.9, ge=0.0, lt=1.0)
+    """Share of itself that the centre of the teacher's outputs keeps at an update."""
+    momentum: float = Field(0.996, ge=0.0, le=1.0)
+    """Share of itself that the teacher keeps at first; it rises to 1 along half a cosine."""
+    freeze_prototypes_epochs: float = Field(1.0, ge=0.0)
+    """Epochs in which the student's prototypes stay at their random start."""
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Method = Annotated[MAE | DistilledMAE | MoCoV3 | Supervised, Field(discriminator="kind")]
+Method = Annotated[MAE | DistilledMAE | MoCoV3 | DINO | Supervised, Field(discriminator="kind")]
+ComparesViews = MoCoV3 | DINO
+"""The methods that take two views of an image, and whose loss depends on all images of an update together."""
 
 
 class Augmentation(Config):
@@ -383,6 +411,8 @@ class AdamW(Config):
     """Added to the denominator."""
     weight_decay: float = Field(0.05, ge=0.0)
     """Decoupled weight decay."""
+    final_weight_decay: float | None = Field(None, ge=0.0)
+    """Weight decay that the last update comes to, along half a cosine; None keeps the first."""
     no_decay: tuple[Literal["vectors", "tokens"], ...] = ("vectors", "tokens")
     """Exempt from decay: "vectors" (biases, norms), "tokens" (positions, class token)."""
 
@@ -408,6 +438,8 @@ class SGD(Config):
     """Nesterov's variant."""
     weight_decay: float = Field(0.0, ge=0.0)
     """L2 penalty."""
+    final_weight_decay: float | None = Field(None, ge=0.0)
+    """Penalty that the last update comes to, along half a cosine; None keeps the first."""
     no_decay: tuple[Literal["vectors", "tokens"], ...] = ("vectors", "tokens")
     """Exempt from decay: "vectors" (biases, norms), "tokens" (positions, class token)."""
 
@@ -454,7 +486,7 @@ def _check_blocks(method: DistilledMAE, depth: int) -> None:
 def _check_views(recipe: Recipe) -> None:
     """Refuse another number of views than the method compares, and colours where there are none."""
     augmentation, method = recipe.augmentation, recipe.method
-    views = 2 if isinstance(method, MoCoV3) else 1
+    views = 2 if isinstance(method, ComparesViews) else 1
     if augmentation.views != views:
         raise ConfigError(
             "augmentation.views",
@@ -462,6 +494,7 @@ def _check_views(recipe: Recipe) -> None:
             expected=f"{views}, which is what the method {method.kind} takes",
             fix=f"--augmentation.views {views}",
         )
+    _check_local_size(recipe)
     channels = recipe.encoder.channels
     for name, value, off in (("jitter", augmentation.jitter, None), ("grey", augmentation.grey, 0.0)):
         if value != off and channels != 3:
@@ -473,12 +506,27 @@ def _check_views(recipe: Recipe) -> None:
             )
 
 
+def _check_local_size(recipe: Recipe) -> None:
+    """Refuse local views that the method does not take, or that cannot be cut into patches."""
+    size, patch = recipe.augmentation.local_size, recipe.encoder.patch_size
+    if size is None:
+        return
+    if not isinstance(recipe.method, DINO):
+        raise ConfigError(
+            "augmentation.local_views",
+            found=str(recipe.augmentation.local_views),
+            expected=f"None, since the method {recipe.method.kind} takes views of one size",
+            fix="drop --augmentation.local-views, --augmentation.local-size and --augmentation.local-scale",
+        )
+    _require_multiple("augmentation.local_size", size, patch, "encoder.patch_size")
+
+
 def _check_batch(recipe: Recipe) -> None:
     if recipe.couples_samples and recipe.global_batch_size < 2:
         raise ConfigError(
             "global_batch_size",
             found=str(recipe.global_batch_size),
-            expected="at least 2, because images are compared with each other and normalised by batch statistics",
+            expected="at least 2, because the loss compares images with each other, or with what they have in common",
             fix="--global-batch-size 256",
         )
 
@@ -505,7 +553,7 @@ def _check_unread(recipe: Recipe, name_of_method: str) -> None:
         )
 
 
-_LATER = {"augmentation": ("local_views", "local_size", "local_scale")}
+_LATER = {"augmentation": ("local_views", "local_size", "local_scale"), "optimizer": ("final_weight_decay",)}
 """Settings by page that came after runs had been made: None, a digest leaves them out, so that it stays what it was."""
 
 
@@ -560,7 +608,7 @@ class Recipe(Config):
     @property
     def couples_samples(self) -> bool:
         """Whether all images of an update meet in the loss, so that it cannot be split into micro-batches."""
-        return isinstance(self.method, MoCoV3)
+        return isinstance(self.method, ComparesViews)
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -569,6 +617,8 @@ class Recipe(Config):
             _check_unread(self, "MAE")
         elif isinstance(self.method, MoCoV3):
             _check_unread(self, "MoCo-v3")
+        elif isinstance(self.method, DINO):
+            _check_unread(self, "DINO")
         if isinstance(self.method, DistilledMAE):
             _check_blocks(self.method, self.encoder.depth)
         _check_views(self)
