@@ -109,7 +109,10 @@ def build_optimizer(method: Method, recipe: config.Recipe) -> torch.optim.Optimi
             return torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=settings.betas, eps=settings.eps, fused=True)
         case config.SGD() as settings:
             nesterov = settings.nesterov and settings.momentum > 0  # torch refuses the two together; they are plain SGD
-            return torch.optim.SGD(groups, lr=recipe.peak_lr, momentum=settings.momentum, nesterov=nesterov, fused=True)
+            # torch's fused SGD fails where a parameter gets its first gradient later than others, as DINO's prototypes.
+            fused = not isinstance(recipe.method, config.DINO)
+            rate, momentum = recipe.peak_lr, settings.momentum
+            return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=nesterov, fused=fused)
         case never:
             assert_never(never)
 

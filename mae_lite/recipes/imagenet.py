@@ -108,7 +108,7 @@ DINO_TINY = Recipe(
         cost="400 epochs at 31.4 GFLOP per image, 2 large and 8 small views",
         expected="not measured yet",
     ),
-    encoder=Encoder(init="trunc_normal"),
+    encoder=Encoder(),
     method=DINO(
         hidden_width=2048,
         bottleneck_width=256,
