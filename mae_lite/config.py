@@ -228,8 +228,36 @@ class MoCoV3(Config):
     """Leave the patch projection at its random start: the remedy of section 4.2 against unstable training."""
 
 
+class DINO(Config):
+    """Self-distillation with no labels (Caron et al. 2021): the same prototypes for all views of an image."""
+
+    kind: Literal["dino"] = "dino"
+    hidden_width: int = Field(2048, ge=1)
+    """Channels between the linear layers of the head."""
+    bottleneck_width: int = Field(256, ge=1)
+    """Channels of what is compared with the prototypes."""
+    prototypes: int = Field(65_536, ge=2)
+    """Directions among which the views of an image shall find the same; fewer for small data."""
+    student_temperature: float = Field(0.1, gt=0.0)
+    """The student's cosine similarities are divided by it."""
+    teacher_temperature: float = Field(0.07, gt=0.0)
+    """The teacher's, after its warm-up."""
+    teacher_start_temperature: float = Field(0.04, gt=0.0)
+    """The teacher's at first; it rises linearly."""
+    teacher_warmup_epochs: float = Field(30.0, ge=0.0)
+    """Epochs until the teacher's temperature has risen."""
+    centre_momentum: float = Field(0.9, ge=0.0, lt=1.0)
+    """Share of itself that the centre of the teacher's outputs keeps at an update."""
+    momentum: float = Field(0.996, ge=0.0, le=1.0)
+    """Share of itself that the teacher keeps at first; it rises to 1 along half a cosine."""
+    freeze_prototypes_epochs: float = Field(1.0, ge=0.0)
+    """Epochs in which the student's prototypes stay at their random start."""
+
+
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Method = Annotated[MAE | DistilledMAE | MoCoV3 | Supervised, Field(discriminator="kind")]
+Method = Annotated[MAE | DistilledMAE | MoCoV3 | DINO | Supervised, Field(discriminator="kind")]
+ComparesViews = MoCoV3 | DINO
+"""The methods that take two views of an image, and whose loss depends on all images of an update together."""
 
 
 class Augmentation(Config):
@@ -237,6 +265,12 @@ class Augmentation(Config):
 
     views: int = Field(1, ge=1, le=16)
     """Versions of an image in a batch, each with draws of its own."""
+    local_views: int | None = Field(None, ge=1, le=32)
+    """Further versions of an image, of another size; None makes none."""
+    local_size: int | None = Field(None, ge=1)
+    """Side of these, in pixels."""
+    local_scale: tuple[float, float] | None = None
+    """Share of the area that a random crop covers in these; crop_scale then holds for the other views."""
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
     """Share of the area that a random crop covers; None resizes the whole image."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -249,13 +283,14 @@ class Augmentation(Config):
     jitter_probability: float = Field(0.8, ge=0.0, le=1.0)
     """Probability that colours are changed at all."""
     blur: tuple[Share, ...] = (0.0,)
-    """Probability of Gaussian blur: one for each view, or one for all."""
+    """Probability of Gaussian blur: one for each view and one more for the local views; or one for all."""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """Range of the blur's deviation, in pixels of the model's input."""
     grey: float = Field(0.0, ge=0.0, le=1.0)
     """Probability of turning colours into shades of grey."""
     solarise: tuple[Share, ...] = (0.0,)
-    """Probability of inverting all values from 128 up: one for each view, or one for all."""
+    """Probability of inverting all values from 128 up: one for each view and one more for the local views; or one
+    for all."""
     flip: float = Field(0.5, ge=0.0, le=1.0)
     """Probability of a horizontal flip."""
     rotate_degrees: float = Field(0.0, ge=0.0, le=180.0)
@@ -284,32 +319,58 @@ class Augmentation(Config):
             "crop_ratio": self.crop_ratio,
             "blur_sigma": self.blur_sigma,
             "zoom": self.zoom,
+            "local_scale": self.local_scale,
         }
         for name, pair in ranges.items():
             if pair is not None and not 0 < pair[0] <= pair[1]:
                 raise ConfigError(
                     f"augmentation.{name}", found=f"{pair}", expected="0 < low <= high", fix="give the lower end first"
                 )
-        if self.crop_scale is not None and self.crop_scale[1] > 1:
-            raise ConfigError(
-                "augmentation.crop_scale",
-                found=f"{self.crop_scale}",
-                expected="an upper end of at most 1",
-                fix="--augmentation.crop-scale 0.08 1.0",
-            )
-        for name, shares in (("blur", self.blur), ("solarise", self.solarise)):
-            if len(shares) not in (1, self.views):
+        for name, scale, usual in (
+            ("crop_scale", self.crop_scale, "0.08 1.0"),
+            ("local_scale", self.local_scale, "0.05 0.4"),
+        ):
+            if scale is not None and scale[1] > 1:
                 raise ConfigError(
                     f"augmentation.{name}",
-                    found=f"{len(shares)} values",
-                    expected=f"one for each of augmentation.views {self.views}, or one for all",
-                    fix=f"--augmentation.{name} {' '.join(['0.1'] * self.views)}",
+                    found=f"{scale}",
+                    expected="an upper end of at most 1",
+                    fix=f"--augmentation.{name.replace('_', '-')} {usual}",
                 )
+        _check_local(self)
+        _check_shares(self)
         if any(value <= 0 for value in self.std):
             raise ConfigError(
                 "augmentation.std", found=f"{self.std}", expected="numbers above 0", fix="use the data set's own"
             )
         return self
+
+
+def _check_local(augmentation: Augmentation) -> None:
+    """Refuse settings of local views of which a part is missing: the others would not be read."""
+    names = ("local_views", "local_size", "local_scale")
+    missing = [name for name in names if getattr(augmentation, name) is None]
+    if 0 < len(missing) < len(names):
+        flags = {"local_views": "8", "local_size": "96", "local_scale": "0.05 0.4"}
+        raise ConfigError(
+            f"augmentation.{missing[0]}",
+            found="None",
+            expected=f"a value, since there is one of {', '.join(name for name in names if name not in missing)}",
+            fix=" ".join(f"--augmentation.{name.replace('_', '-')} {flags[name]}" for name in missing),
+        )
+
+
+def _check_shares(augmentation: Augmentation) -> None:
+    views, local = augmentation.views, augmentation.local_views is not None
+    for name, shares in (("blur", augmentation.blur), ("solarise", augmentation.solarise)):
+        if len(shares) not in (1, views + local):
+            more = " and one more for the local views" if local else ""
+            raise ConfigError(
+                f"augmentation.{name}",
+                found=f"{len(shares)} values",
+                expected=f"one for each of augmentation.views {views}{more}, or one for all",
+                fix=f"--augmentation.{name} {' '.join(['0.1'] * (views + local))}",
+            )
 
 
 class Reading(Config):
@@ -352,6 +413,8 @@ class AdamW(Config):
     """Added to the denominator."""
     weight_decay: float = Field(0.05, ge=0.0)
     """Decoupled weight decay."""
+    final_weight_decay: float | None = Field(None, ge=0.0)
+    """Weight decay that the last update comes to, along half a cosine; None keeps the first."""
     no_decay: tuple[Literal["vectors", "tokens"], ...] = ("vectors", "tokens")
     """Exempt from decay: "vectors" (biases, norms), "tokens" (positions, class token)."""
 
@@ -377,6 +440,8 @@ class SGD(Config):
     """Nesterov's variant."""
     weight_decay: float = Field(0.0, ge=0.0)
     """L2 penalty."""
+    final_weight_decay: float | None = Field(None, ge=0.0)
+    """Penalty that the last update comes to, along half a cosine; None keeps the first."""
     no_decay: tuple[Literal["vectors", "tokens"], ...] = ("vectors", "tokens")
     """Exempt from decay: "vectors" (biases, norms), "tokens" (positions, class token)."""
 
@@ -423,7 +488,7 @@ def _check_blocks(method: DistilledMAE, depth: int) -> None:
 def _check_views(recipe: Recipe) -> None:
     """Refuse another number of views than the method compares, and colours where there are none."""
     augmentation, method = recipe.augmentation, recipe.method
-    views = 2 if isinstance(method, MoCoV3) else 1
+    views = 2 if isinstance(method, ComparesViews) else 1
     if augmentation.views != views:
         raise ConfigError(
             "augmentation.views",
@@ -431,6 +496,7 @@ def _check_views(recipe: Recipe) -> None:
             expected=f"{views}, which is what the method {method.kind} takes",
             fix=f"--augmentation.views {views}",
         )
+    _check_local_size(recipe)
     channels = recipe.encoder.channels
     for name, value, off in (("jitter", augmentation.jitter, None), ("grey", augmentation.grey, 0.0)):
         if value != off and channels != 3:
@@ -442,12 +508,27 @@ def _check_views(recipe: Recipe) -> None:
             )
 
 
+def _check_local_size(recipe: Recipe) -> None:
+    """Refuse local views that the method does not take, or that cannot be cut into patches."""
+    size, patch = recipe.augmentation.local_size, recipe.encoder.patch_size
+    if size is None:
+        return
+    if not isinstance(recipe.method, DINO):
+        raise ConfigError(
+            "augmentation.local_views",
+            found=str(recipe.augmentation.local_views),
+            expected=f"None, since the method {recipe.method.kind} takes views of one size",
+            fix="drop --augmentation.local-views, --augmentation.local-size and --augmentation.local-scale",
+        )
+    _require_multiple("augmentation.local_size", size, patch, "encoder.patch_size")
+
+
 def _check_batch(recipe: Recipe) -> None:
     if recipe.couples_samples and recipe.global_batch_size < 2:
         raise ConfigError(
             "global_batch_size",
             found=str(recipe.global_batch_size),
-            expected="at least 2, because images are compared with each other and normalised by batch statistics",
+            expected="at least 2, because the loss compares images with each other, or with what they have in common",
             fix="--global-batch-size 256",
         )
 
@@ -474,7 +555,11 @@ def _check_unread(recipe: Recipe, name_of_method: str) -> None:
         )
 
 
-_LATER = {"method": ("relative_positions",)}
+_LATER = {
+    "augmentation": ("local_views", "local_size", "local_scale"),
+    "method": ("relative_positions",),
+    "optimizer": ("final_weight_decay",),
+}
 """Settings by page that came after runs had been made: off, a digest leaves them out, so that it stays what it was."""
 
 
@@ -529,7 +614,7 @@ class Recipe(Config):
     @property
     def couples_samples(self) -> bool:
         """Whether all images of an update meet in the loss, so that it cannot be split into micro-batches."""
-        return isinstance(self.method, MoCoV3)
+        return isinstance(self.method, ComparesViews)
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -538,6 +623,8 @@ class Recipe(Config):
             _check_unread(self, "MAE")
         elif isinstance(self.method, MoCoV3):
             _check_unread(self, "MoCo-v3")
+        elif isinstance(self.method, DINO):
+            _check_unread(self, "DINO")
         if isinstance(self.method, DistilledMAE):
             _check_blocks(self.method, self.encoder.depth)
         _check_views(self)
@@ -565,7 +652,8 @@ class Recipe(Config):
         settings = self.model_dump(mode="json", exclude={"name", "note", "parent"})
         for page, names in _LATER.items():
             for name in names:
-                if not settings[page].get(name):
+                value = settings[page].get(name)
+                if value is None or value is False:  # 0.0 is a value
                     settings[page].pop(name, None)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 

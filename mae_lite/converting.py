@@ -21,6 +21,8 @@ from mae_lite.models.relative import has_tables
 from mae_lite.models.vit import build_classifier, build_encoder, resized_positions
 
 _EPS = 1e-6
+_MODEL = ("encoder.", "decoder.")
+"""What the formats hold; a run has more, such as the heads and the second encoder of contrastive methods."""
 _TOLERANCE = 1e-4
 """Largest difference of a token's channel that rounding can explain, relative to the largest value (if above 1)."""
 
@@ -102,13 +104,14 @@ def _decoder_words(decoder: config.MAE | None) -> str:
 def _described(source: Incoming, order: Order, notes: list[str]) -> _Model:
     """Say of the tensors what the formats need, note what is assumed, and check that they are whole."""
     found, name = source.found, order.source
-    tensors = {key: value.float() for key, value in found.tensors.items()}
+    tensors = {key: value.float() for key, value in found.tensors.items() if key.startswith(_MODEL)}
     kinds = sorted({str(value.dtype).removeprefix("torch.") for value in found.tensors.values()} - {"float32"})
     notes += [f"{' and '.join(kinds)} became float32"] if kinds else []
     notes += found.notes
-    if found.dropped:
-        more = ", ..." if len(found.dropped) > 5 else ""
-        notes.append(f"{len(found.dropped)} tensors were left out: {', '.join(found.dropped[:5])}{more}")
+    dropped = [*found.dropped, *sorted(key for key in found.tensors if not key.startswith(_MODEL))]
+    if dropped:
+        more = ", ..." if len(dropped) > 5 else ""
+        notes.append(f"{len(dropped)} tensors were left out: {', '.join(dropped[:5])}{more}")
     if has_tables(tensors):
         raise CheckpointError(
             f"{name!r} has relative positions",

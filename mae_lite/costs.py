@@ -47,6 +47,8 @@ def step_gflops(recipe: config.Recipe) -> float:
             forward = _encode(encoder, encoder.patches)
         case config.MoCoV3() as method:
             return _contrast(encoder, method) / 1e9
+        case config.DINO() as method:
+            return _distil_itself(encoder, method, recipe.augmentation) / 1e9
         case never:
             assert_never(never)
     return 3 * forward / 1e9
@@ -68,6 +70,17 @@ def _contrast(encoder: config.Encoder, method: config.MoCoV3) -> float:
     keys = _encode(encoder, encoder.patches) + projector
     frozen = _project(encoder, encoder.patches) if method.freeze_patch_projection else 0
     return 2 * (3 * (keys + predictor) - 2 * frozen + keys)
+
+
+def _distil_itself(encoder: config.Encoder, method: config.DINO, augmentation: config.Augmentation) -> float:
+    """Count all views through the student, trained, and those of full size through the teacher."""
+    hidden, bottleneck = method.hidden_width, method.bottleneck_width
+    head = 2 * (hidden * (encoder.width + hidden + bottleneck) + bottleneck * method.prototypes)
+    full = augmentation.views * (_encode(encoder, encoder.patches) + head)
+    if augmentation.local_views is None or augmentation.local_size is None:
+        return 4 * full
+    patches = (augmentation.local_size // encoder.patch_size) ** 2
+    return 4 * full + 3 * augmentation.local_views * (_encode(encoder, patches) + head)
 
 
 def _match(encoder: config.Encoder, method: config.DistilledMAE, kept: int) -> tuple[float, float]:

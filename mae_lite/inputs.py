@@ -157,8 +157,8 @@ def _check_whole(recipe: config.Recipe, micro: int | None, share: int) -> None:
         raise ConfigError(
             "micro_batch_size",
             found=str(micro),
-            expected=f"the {share} images per device and update, because {recipe.method.kind} compares all of them: "
-            "gradients of parts, added up, would train something else",
+            expected=f"the {share} images per device and update, because {recipe.method.kind} looks at all of them "
+            "together: gradients of parts, added up, would train something else",
             fix="drop --micro-batch-size; to save memory use more --devices or a smaller --global-batch-size",
         )
 

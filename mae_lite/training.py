@@ -19,7 +19,7 @@ from mae_lite.data.sources import Source
 from mae_lite.display import display
 from mae_lite.engine import checkpoint, loop
 from mae_lite.engine.checkpoint import Progress
-from mae_lite.engine.optim import LearningRate, build_optimizer
+from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
 from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import DiskError
@@ -155,6 +155,7 @@ def _restored(
         wrapped=wrapped,
         optimizer=optimizer,
         rate=LearningRate.of(recipe, plan.steps_per_epoch),
+        decay=WeightDecay.of(recipe, plan.steps_per_epoch),
         plan=plan,
         batches=partial(inputs.batches, recipe, runtime, train, plan, fabric, folder),
         folder=folder,

@@ -24,6 +24,7 @@ from mae_lite import files, training
 from mae_lite.config import Recipe
 from mae_lite.data.opening import open_source
 from mae_lite.methods.base import Method
+from mae_lite.methods.dino import SelfDistillation
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.methods.mocov3 import MomentumContrast
 from mae_lite.rundir import checkpoints, read_rows
@@ -32,6 +33,7 @@ from tests import toy
 METHODS: dict[str, tuple[Callable[[], Recipe], type[Method]]] = {
     "mae": (toy.mae, MaskedAutoencoder),
     "mocov3": (toy.mocov3, MomentumContrast),
+    "dino": (toy.dino, SelfDistillation),
 }
 
 

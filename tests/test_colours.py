@@ -15,7 +15,7 @@ from torchvision.transforms import functional
 from mae_lite import config, draws
 from mae_lite.config import Augmentation
 from mae_lite.data import colours
-from mae_lite.data.loader import Batch, training_loader
+from mae_lite.data.loader import Batch, to_device, training_loader
 from mae_lite.data.opening import open_source
 from mae_lite.data.plan import Plan
 from mae_lite.data.transforms import DRAWS, TrainTransform
@@ -182,3 +182,57 @@ def test_the_first_view_is_that_of_a_single_view() -> None:
     for single, double in zip(loaded(one), loaded(two), strict=True):
         assert single.images.shape == (8, 1, 8, 8)
         assert torch.equal(single.images, double.images[:, 0])
+
+
+def with_local(augmentation: Augmentation, **changes: Any) -> Augmentation:
+    local = {"local_views": 3, "local_size": 4, "local_scale": (0.05, 0.4)}
+    return Augmentation.model_validate({**augmentation.model_dump(), **local, **changes})
+
+
+def local_images(batch: Batch) -> torch.Tensor:
+    assert batch.local_images is not None
+    return batch.local_images
+
+
+def test_local_views_leave_the_others_as_they_are() -> None:
+    one = Augmentation.model_validate({"mean": (0.5,), "std": (0.25,), "erasing": 0.5})
+    for plain in (one, config.Augmentation.model_validate({**toy.mocov3().augmentation.model_dump(), "blur": (0.1,)})):
+        changes = {"solarise": (*plain.solarise, 0.5)} if len(plain.solarise) > 1 else {}
+        for alone, beside in zip(loaded(plain), loaded(with_local(plain, **changes)), strict=True):
+            assert torch.equal(alone.images, beside.images) and alone.local_images is None
+            assert local_images(beside).shape == (8, 3, 1, 4, 4) and local_images(beside).dtype == torch.uint8
+
+
+def test_local_views_are_functions_of_seed_epoch_sample_and_view() -> None:
+    augmentation = toy.dino().augmentation
+    reference = loaded(augmentation)
+    assert not torch.equal(local_images(reference[0])[:, 0], local_images(reference[0])[:, 1])
+    for other in (loaded(augmentation, workers=1), loaded(augmentation)):
+        for a, b in zip(other, reference, strict=True):
+            assert torch.equal(local_images(a), local_images(b))
+    assert torch.equal(local_images(loaded(augmentation, start=1)[0]), local_images(reference[1]))
+    parts = loaded(augmentation, ranks=2)
+    assert torch.equal(torch.cat([local_images(parts[0]), local_images(parts[2])]), local_images(reference[0]))
+    assert not torch.equal(local_images(loaded(augmentation, epoch=1)[0]), local_images(reference[0]))
+
+
+def test_a_local_view_is_a_view_of_its_own_size_and_probabilities() -> None:
+    image = noise(40, 30)
+    settings = {"views": 2, "crop_scale": (0.4, 1.0)}
+    shares = {"blur": (0.0, 1.0, 0.6), "solarise": (0.0, 0.0, 0.7)}
+    transform = TrainTransform(with_local(Augmentation.model_validate(settings), local_size=12, **shares), 16, 3)
+    assert transform.views == 5
+    own = {**settings, "views": 1, "crop_scale": (0.05, 0.4), "blur": (0.6,), "solarise": (0.7,)}
+    expected = TrainTransform(Augmentation.model_validate(own), 12, 3)
+    for view in (2, 3, 4):
+        u = draws.uniform(draws.key(view, "test"), [0], DRAWS)[0]
+        assert np.array_equal(transform(image, u, 0, view), expected(image, u, 0))
+    assert transform(image, u, 0, 1).shape == (3, 16, 16)
+
+
+def test_pixels_of_local_views_are_normalised_and_pinned_alike() -> None:
+    batch = loaded(toy.dino().augmentation)[0]
+    moved = to_device(batch, "cpu", (0.3,), (0.4,))
+    expected = (local_images(batch).double() / 255 - 0.3) / 0.4
+    assert torch.allclose(local_images(moved).double(), expected, atol=1e-6)
+    assert moved.images.shape == (8, 2, 1, 8, 8) and moved.ids.tolist() == batch.ids.tolist()

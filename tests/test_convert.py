@@ -16,7 +16,7 @@ import pytest
 import timm
 import torch
 
-from mae_lite import cli, config, converting, files, recipes
+from mae_lite import cli, config, converting, files, recipes, training
 from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation import incoming, load
 from mae_lite.evaluation.load import initial_tensors
@@ -314,6 +314,19 @@ def test_runs_checkpoints_and_their_encoders(capsys: Captured) -> None:
     assert convert("theirs", "back") == 0
     back = weights.read_file(Path("back/model.safetensors"))
     assert back.keys() == first.keys() and all(torch.equal(first[key], value) for key, value in back.items())
+
+
+@pytest.mark.parametrize("recipe", [toy.mocov3(), toy.dino()], ids=lambda recipe: recipe.name)
+def test_what_a_method_trains_beside_the_model_is_left_out(recipe: config.Recipe, capsys: Captured) -> None:
+    run = training.run(recipe, toy.runtime(Path("run"))).folder
+    own = initial_tensors(str(run), recipe.encoder)
+    kept = {name for name in own if name.startswith("encoder.")}
+    for kind in ("ours", "timm"):
+        assert convert(str(run), kind, "--to", kind) == 0
+        found = initial_tensors(kind, recipe.encoder)
+        assert found.keys() == kept
+        assert all(torch.equal(found[name], own[name]) for name in kept)
+    assert f"{len(own) - len(kept)} tensors were left out" in capsys.readouterr().out
 
 
 def test_classifiers_keep_their_head_and_their_classes(capsys: Captured) -> None:

@@ -10,7 +10,14 @@ import torch
 
 from mae_lite import recipes
 from mae_lite.config import Recipe
-from mae_lite.engine.optim import LearningRate, build_optimizer, parameter_groups, set_learning_rate
+from mae_lite.engine.optim import (
+    LearningRate,
+    WeightDecay,
+    build_optimizer,
+    parameter_groups,
+    set_learning_rate,
+    set_weight_decay,
+)
 from mae_lite.methods import build
 from mae_lite.methods.base import Method
 from tests import toy
@@ -192,3 +199,38 @@ def test_layer_decay_scales_the_floor_too() -> None:
             assert group["lr"] == pytest.approx(rate(step) * group["lr_scale"])
     assert min(group["lr"] for group in optimizer.param_groups) == pytest.approx(1e-3 * 0.65**4)
     assert max(group["lr"] for group in optimizer.param_groups) == pytest.approx(1e-3)
+
+
+def test_weight_decay_rises_along_half_a_cosine() -> None:
+    recipe = recipes.derive(toy.dino(), epochs=10)
+    decay = WeightDecay.of(recipe, 20)
+    for step in range(201):
+        assert decay(step) == pytest.approx(0.04 + 0.36 * (1 - math.cos(math.pi * step / 200)) / 2, rel=1e-12)
+    assert (decay(0), decay(100), decay(200)) == pytest.approx((0.04, 0.22, 0.4))
+
+
+def test_without_an_end_the_weight_decay_stays_exactly() -> None:
+    decay = WeightDecay.of(recipes.derive(toy.mae(), epochs=10, optimizer={"weight_decay": 0.1}), 7)
+    assert {decay(step) for step in range(71)} == {0.1}
+
+
+def test_scheduled_weight_decay_leaves_the_exempt_alone() -> None:
+    recipe = toy.dino(optimizer={"weight_decay": 0.0, "final_weight_decay": 0.4})
+    optimizer = build_optimizer(build(recipe, 0), recipe)
+    set_weight_decay(optimizer, 0.3)
+    decays = {name: group["weight_decay"] for group in optimizer.param_groups for name in group["names"]}
+    parameters = dict(build(recipe, 0).named_parameters())
+    assert {name for name, decay in decays.items() if decay == 0} == {
+        name for name in decays if parameters[name].ndim == 1
+    }
+    assert set(decays.values()) == {0.0, 0.3}
+
+
+def test_layer_decay_follows_the_encoder_that_is_trained() -> None:
+    recipe = toy.dino(layer_decay=0.5, encoder={"depth": 2}, optimizer={"no_decay": ("tokens",)})
+    groups = groups_by_name(build(recipe, 0), recipe)
+    assert groups["student.cls_token"] == (0.125, 0.0)
+    assert groups["student.blocks.0.norm1.weight"] == (0.25, 0.04)
+    assert groups["student.blocks.1.norm1.weight"] == (0.5, 0.04)
+    assert groups["student.norm.weight"] == groups["student_head.prototypes"] == (1.0, 0.04)
+    assert not any(name.startswith(("encoder.", "teacher_")) for name in groups)

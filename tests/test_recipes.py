@@ -40,6 +40,7 @@ MAE_PRETRAINING: dict[str, Any] = {
     "optimizer.betas": (0.9, 0.95),
     "optimizer.eps": 1e-8,
     "optimizer.weight_decay": 0.05,
+    "optimizer.final_weight_decay": None,
     "optimizer.no_decay": ("vectors",),
     "lr_per_256": 1.5e-4,
     "warmup_start_lr": 0.0,
@@ -53,6 +54,9 @@ MAE_PRETRAINING: dict[str, Any] = {
     "labels_per_class": None,
     "validation_fraction": 0.0,
     "augmentation.views": 1,
+    "augmentation.local_views": None,
+    "augmentation.local_size": None,
+    "augmentation.local_scale": None,
     "augmentation.crop_scale": (0.08, 1.0),
     "augmentation.crop_ratio": (3 / 4, 4 / 3),
     "augmentation.interpolation": "random",
@@ -141,6 +145,35 @@ MOCOV3: dict[str, Any] = {
     "augmentation.grey": 0.2,
     "augmentation.solarise": (0.0, 0.2),
 }
+DINO: dict[str, Any] = {
+    **{name: value for name, value in MOCOV3.items() if not name.startswith("method.")},
+    "method.kind": "dino",
+    "method.hidden_width": 2048,
+    "method.bottleneck_width": 256,
+    "method.prototypes": 65_536,
+    "method.student_temperature": 0.1,
+    "method.teacher_start_temperature": 0.04,
+    "method.teacher_temperature": 0.07,
+    "method.teacher_warmup_epochs": 30,
+    "method.centre_momentum": 0.9,
+    "method.momentum": 0.996,
+    "method.freeze_prototypes_epochs": 1,
+    "optimizer.weight_decay": 0.04,
+    "optimizer.final_weight_decay": 0.4,
+    "optimizer.no_decay": ("vectors",),
+    "lr_per_256": 5e-4,
+    "warmup_epochs": 10,
+    "warmup_start_lr": 0.0,
+    "final_lr": 1e-6,
+    "clip_grad_norm": 3.0,
+    "augmentation.interpolation": "bicubic",
+    "augmentation.crop_scale": (0.4, 1.0),
+    "augmentation.local_views": 8,
+    "augmentation.local_size": 96,
+    "augmentation.local_scale": (0.05, 0.4),
+    "augmentation.blur": (1.0, 0.1, 0.5),
+    "augmentation.solarise": (0.0, 0.2, 0.0),
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "mae-tiny": {
         **MAE_PRETRAINING,
@@ -191,6 +224,19 @@ RECIPES: dict[str, dict[str, Any]] = {
         "global_batch_size": 512,
         "warmup_epochs": 20,
     },
+    "dino-tiny": {**DINO, "encoder.width": 192},
+    "dino-small": {**DINO, "encoder.width": 384, "encoder.num_heads": 6},
+    "cifar10-dino": {
+        **DINO,
+        "encoder.width": 192,
+        "encoder.image_size": 32,
+        "encoder.patch_size": 4,
+        "method.prototypes": 4096,
+        "augmentation.local_size": 16,
+        "augmentation.blur": (0.0,),
+        "augmentation.eval_crop": 1.0,
+        "global_batch_size": 512,
+    },
     "finetune-improved": IMPROVED,
     "finetune-mae-original": {
         **FINETUNE,
@@ -214,6 +260,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "optimizer.momentum": 0.9,
         "optimizer.nesterov": True,
         "optimizer.weight_decay": 0.0,
+        "optimizer.final_weight_decay": None,
         "optimizer.no_decay": ("vectors", "tokens"),
         "method.mixup": 0.0,
         "augmentation.randaugment": None,
@@ -258,6 +305,7 @@ def test_every_number_of_the_paper(name: str) -> None:
         ("mae-tiny", 2.4e-3),
         ("mae-base", 2.4e-3),
         ("mocov3-tiny", 6e-4),
+        ("dino-tiny", 2e-3),
         ("finetune-improved", 4e-3),
         ("scratch", 4e-3),
         ("transfer-cifar100", 0.1),
@@ -433,19 +481,21 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
         method.to("meta")
         views = () if recipe.augmentation.views == 1 else (recipe.augmentation.views,)
         batch = torch.empty(images, *views, encoder.channels, encoder.image_size, encoder.image_size)
+        local, side = recipe.augmentation.local_views, recipe.augmentation.local_size or 0
+        more = () if local is None else (torch.empty(images, local, encoder.channels, side, side),)
         labels = torch.zeros(images, dtype=torch.long)
     for module in (module for model in models for module in model.modules()):
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # torch's counter does not know the fused attention of every device
     draws = {name: value.to("meta") for name, value in method.draw(0, 0, range(images)).items()}
     with FlopCounterMode(display=False) as step:
-        method(batch, labels, draws).loss.backward()
+        method(batch, labels, draws, *more).loss.backward()
     with FlopCounterMode(display=False) as forward:
         method.encoder(batch[:, 0] if views else batch)
     return step.get_total_flops() / images / 1e9, forward.get_total_flops() / images / 1e9
 
 
-@pytest.mark.parametrize("name", ["mae-tiny", "mocov3-tiny", "finetune-improved", "d-mae-tiny"])
+@pytest.mark.parametrize("name", ["mae-tiny", "mocov3-tiny", "dino-tiny", "finetune-improved", "d-mae-tiny"])
 def test_gflops_of_the_paper_size(name: str) -> None:
     """What is left out: the head, and that backward needs no gradient of the images, 1 % of a step."""
     recipe = recipes.get(name)
@@ -463,6 +513,7 @@ def test_gflops(name: str) -> None:
     seen = recipe.method.kept(encoder.patches) if isinstance(recipe.method, config.Masking) else encoder.patches
     # In a shallow model the images' own gradient, which nobody needs, would be several per cent of a step.
     seen *= recipe.augmentation.views * (not getattr(recipe.method, "freeze_patch_projection", False))
+    seen += (recipe.augmentation.local_views or 0) * ((recipe.augmentation.local_size or 0) // encoder.patch_size) ** 2
     spared = 2 * seen * encoder.channels * encoder.patch_size**2 * encoder.width / 1e9
     step, forward = counted_gflops(recipe)
     assert costs.step_gflops(recipe) - spared == pytest.approx(step, rel=0.005)

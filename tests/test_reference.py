@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from mae_lite import config, recipes
 from mae_lite.engine.optim import LearningRate, parameter_groups
 from mae_lite.methods import build
+from mae_lite.methods.comparing import momentum_at
 from mae_lite.methods.mae import MaskedAutoencoder, patchify, unpatchify
-from mae_lite.methods.mocov3 import MomentumContrast, contrastive_loss, momentum_at
+from mae_lite.methods.mocov3 import MomentumContrast, contrastive_loss
 from mae_lite.models import layouts, weights
 from mae_lite.models.vit import build_encoder, sincos_table
 

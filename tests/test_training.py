@@ -91,12 +91,13 @@ def _trainable(method: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mae", "classifier", "mocov3"])
+@pytest.mark.parametrize("kind", ["mae", "classifier", "mocov3", "dino"])
 def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     recipe = {
         "mae": toy.mae(**SGD),
         "classifier": toy.classifier(method={"mixup": 0.4}, global_batch_size=20, **SGD),
         "mocov3": toy.mocov3(**{**SGD, "lr_per_256": 0.1}),  # at 1.0 its loss rises, and rounding grows with it
+        "dino": toy.dino(**{**SGD, "lr_per_256": 0.1}),
     }[kind]
     probes = {"probe_every_epochs": 3 / 84, "probe_images": 200} if kind == "mae" else {}
     one = trained(recipe, tmp_path / "one", **probes)
@@ -118,7 +119,7 @@ def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     two = tmp_path / "two"
-    tolerance = 1e-4 if kind == "mocov3" else 1e-5  # its BatchNorm divides by what it has rounded
+    tolerance = 1e-4 if kind in ("mocov3", "dino") else 1e-5  # they divide by what they have rounded
     assert losses(two) == pytest.approx(losses(one), rel=tolerance)
     assert furthest(tensors(two), tensors(one)) < tolerance
     probed = [[row for row in read_rows(run) if "rankme" in row] for run in (one, two)]
@@ -169,8 +170,9 @@ def test_the_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         toy.classifier(optimizer={"kind": "sgd"}, clip_grad_norm=1.0, validation_fraction=0.2),
         toy.mae(method={"normalize_target": False}),
         toy.mocov3(),
+        toy.dino(),
     ],
-    ids=["ema", "sgd", "mae", "mocov3"],
+    ids=["ema", "sgd", "mae", "mocov3", "dino"],
 )
 def test_resumed_runs_are_the_same_runs(tmp_path: Path, recipe: Recipe) -> None:
     """Stop after 1, 2, ... updates, with other numbers of workers, and compare with a run in one go."""

@@ -64,6 +64,31 @@ def mocov3(**changes: Any) -> Recipe:
     return recipes.derive(toy, **changes)
 
 
+def dino(**changes: Any) -> Recipe:
+    """Return DINO on digits: 16 images per update, two local views of a patch, schedules that end on the way."""
+    toy = recipes.derive(
+        recipes.get("cifar10-dino"),
+        "toy-dino",
+        encoder=_ENCODER,
+        method={
+            "hidden_width": 32,
+            "bottleneck_width": 8,
+            "prototypes": 24,
+            "teacher_warmup_epochs": 4 / 84,
+            "freeze_prototypes_epochs": 2 / 84,
+        },
+        augmentation={
+            **{"jitter": None, "grey": 0.0, "blur": (1.0, 0.1, 0.5), "mean": (0.305,), "std": (0.376,)},
+            **{"local_views": 2, "local_size": 4},
+        },
+        global_batch_size=16,
+        epochs=6 / 84,
+        warmup_epochs=2 / 84,
+        precision="fp32",
+    )
+    return recipes.derive(toy, **changes)
+
+
 def classifier(**changes: Any) -> Recipe:
     """Return a classifier on digits from scratch, 2 labels per class."""
     toy = recipes.derive(

@@ -35,13 +35,14 @@ def preview(source: Source, recipe: Recipe, rows: int = 6) -> bytes:
     sheet = Image.new("RGB", (columns * cell + _GAP, _HEAD + max(1, len(chosen)) * (cell + _FOOT)), _PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     side = f"{encoder.image_size} px"
-    for column, title in enumerate(("as read", f"evaluation, {side}", f"training, {side}")):
+    local = "" if train.local is None else f", {train.local.image_size} px"
+    for column, title in enumerate(("as read", f"evaluation, {side}", f"training, {side}{local}")):
         draw.text((_GAP + column * cell, 8), title, fill=_INK, font=font)
     for row, (index, picture) in enumerate(chosen):
         top = _HEAD + row * (cell + _FOOT)
         uniforms = draws.uniform(draws.key(recipe.seed, "preview", index), np.arange(_VIEWS), DRAWS)
         keys = [draws.key(recipe.seed, "preview view", index, n) for n in range(_VIEWS)]
-        views = [train(picture, uniforms[n], keys[n], n % augmentation.views) for n in range(_VIEWS)]
+        views = [train(picture, uniforms[n], keys[n], n % train.views) for n in range(_VIEWS)]
         tiles = [_whole(picture), *(_shown(pixels) for pixels in (evaluate(picture), *views))]
         for column, tile in enumerate(tiles):
             sheet.paste(_fitted(tile), (_GAP + column * cell, top))

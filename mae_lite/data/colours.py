@@ -50,8 +50,8 @@ def solarised(image: Image.Image, augmentation: Augmentation, u: Uniforms, view:
 
 
 def of_view(values: tuple[float, ...], view: int) -> float:
-    """Return what holds for a view: its own value, or the one for all."""
-    return values[view] if len(values) > 1 else values[0]
+    """Return what holds for a view: its own value, or the last for all further ones."""
+    return values[min(view, len(values) - 1)]
 
 
 def turned_hue(image: Image.Image, share: float) -> Image.Image:

@@ -21,33 +21,16 @@ from mae_lite import draws
 from mae_lite.config import Reading
 from mae_lite.data import images
 from mae_lite.data.bad_files import BadFile, BadFiles, bad_file, none_left
+from mae_lite.data.batch import Batch, Sample, collated, to_device
 from mae_lite.data.pixels import Picture
 from mae_lite.data.plan import Indices, Key, Plan
 from mae_lite.data.sources import Source
-from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform, key_of_view
+from mae_lite.data.transforms import DRAWS, EvalTransform, TrainTransform, key_of_view
 from mae_lite.errors import ConfigError, DataError, DiskError
 
 __all__ = ["Batch", "Loader", "Plan", "evaluation_loader", "to_device", "training_loader", "watched"]
 
 _REPLACEMENTS = 50  # with half of a small set bad, all of them are bad once in 10^15
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B samples."""
-
-    images: torch.Tensor
-    """[B, C, H, W] uint8, or [B, V, C, H, W] of V > 1 views; float32 and normalised after :func:`to_device`."""
-    labels: torch.Tensor
-    """[B] int64, -1 without labels."""
-    ids: torch.Tensor
-    """[B] int64, position of each sample in its source."""
-    bad: tuple[BadFile, ...] = ()
-    """Images that could not be read; others stand in their place, or in evaluation none."""
-
-    def pin_memory(self) -> Batch:
-        """Return the batch in page-locked memory, from where a GPU copies without waiting; PyTorch calls this."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.ids.pin_memory(), self.bad)
 
 
 @dataclass(frozen=True)
@@ -81,21 +64,18 @@ class _Samples(Dataset["Batch | DataError"]):
             found = list(self._samples(epoch, indices, bad))
         except DataError as error:
             return error
-        ids = np.array([sample[0] for sample in found if sample is not None], dtype=np.int64)
-        pixels = [sample[1] for sample in found if sample is not None]
         size = self.transform.image_size
-        stacked = np.stack(pixels) if pixels else np.empty((0, self.channels, size, size), dtype=np.uint8)
-        labels = torch.from_numpy(self.source.labels[ids])
-        return Batch(torch.from_numpy(stacked), labels, torch.from_numpy(ids), tuple(bad))
+        return collated(found, self.source.labels, (self.channels, size, size), tuple(bad))
 
-    def _samples(self, epoch: int, indices: Indices, bad: list[BadFile]) -> Iterator[tuple[int, Pixels] | None]:
-        """Yield each image and its position; for a bad one another in training, None in evaluation."""
+    def _samples(self, epoch: int, indices: Indices, bad: list[BadFile]) -> Iterator[Sample]:
+        """Yield each image; for a bad one another in training, none in evaluation."""
         if isinstance(self.transform, EvalTransform):
             for index in indices.tolist():
                 picture = self._picture(index, bad)
-                yield None if picture is None else (index, self.transform(picture))
+                if picture is not None:
+                    yield Sample(index, [self.transform(picture)])
             return
-        seed, views = self.seed, range(self.transform.augmentation.views)
+        seed, views, local = self.seed, range(self.transform.views), self.transform.augmentation.views
         keys = [key_of_view(seed, "augment", epoch, view=view) for view in views]
         uniforms = np.stack([draws.uniform(key, indices, DRAWS) for key in keys], axis=1)  # [B, V, DRAWS]
         for index, rows in zip(indices.tolist(), uniforms, strict=True):
@@ -103,7 +83,7 @@ class _Samples(Dataset["Batch | DataError"]):
             # The draws of the place in the epoch, not of the image: one that stands in twice looks different each time.
             places = [key_of_view(seed, "transform", epoch, index, view=view) for view in views]
             made = [self.transform(picture, rows[view], places[view], view) for view in views]
-            yield chosen, made[0] if len(made) == 1 else np.stack(made)
+            yield Sample(chosen, made[:local], made[local:])
 
     def _readable(self, epoch: int, index: int, bad: list[BadFile]) -> tuple[int, Picture]:
         """Return image ``index``, or another in its place that depends on seed, epoch and ``index`` alone."""
@@ -264,23 +244,6 @@ def watched(batches: Iterable[Batch], bad_files: BadFiles) -> Iterator[Batch]:
         bad_files.add(batch.bad)
         if len(batch.ids):
             yield batch
-
-
-def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...], std: tuple[float, ...]) -> Batch:
-    """Copy bytes to the device and normalise there: (x / 255 - mean) / std, float32.
-
-    Args:
-        batch: with uint8 images [B, C, H, W] or [B, V, C, H, W].
-        device: where to.
-        mean: [C] channel means of pixels in 0 to 1.
-        std: [C] channel deviations of pixels in 0 to 1.
-
-    Returns:
-        The batch on the device, with float32 images.
-    """
-    images, labels, ids = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.ids))
-    centre, spread = (torch.tensor(values).view(1, -1, 1, 1).to(device, non_blocking=True) for values in (mean, std))
-    return Batch(images.float().div_(255).sub_(centre).div_(spread), labels, ids, batch.bad)
 
 
 def _unchanged(item: Any) -> Any:

@@ -51,9 +51,15 @@ class TrainTransform:
             ConfigError: when RandAugment is asked for other than colour images, or its string is wrong.
         """
         self.augmentation, self.image_size, self.channels = augmentation, image_size, channels
+        self.local = _local(augmentation, channels)
         self._rand_augment = None
         if augmentation.randaugment is not None:
             self._rand_augment = _rand_augment(augmentation.randaugment, augmentation, image_size, channels)
+
+    @property
+    def views(self) -> int:
+        """How many views there are of an image, the local ones included."""
+        return self.augmentation.views + (0 if self.local is None else self.local.views)
 
     def __call__(self, picture: Picture, u: Uniforms, key: int, view: int = 0) -> Pixels:
         """Make one view of an image; all its channels alike.
@@ -62,11 +68,13 @@ class TrainTransform:
             picture: any size.
             u: [DRAWS] uniform numbers in [0, 1).
             key: key of this sample and view for what draws its own numbers (RandAugment, erasing).
-            view: which view to make, from 0.
+            view: which view to make, from 0; the local ones come last.
 
         Returns:
             [C, H, W] uint8.
         """
+        if self.local is not None and view >= self.augmentation.views:
+            return self.local(picture, u, key, view - self.augmentation.views)
         parts = [self._moved(part, u, view) for part in planes(picture)]
         if self._rand_augment is not None:
             with draws.seeded_globals(key):
@@ -92,6 +100,20 @@ class TrainTransform:
         if any(moves) or augmentation.zoom != (1.0, 1.0):
             image = _affine(image, augmentation, u)
         return image
+
+
+def _local(augmentation: Augmentation, channels: int) -> TrainTransform | None:
+    """Return what makes the local views, which differ from the others in size, crop, blur and solarising alone."""
+    if augmentation.local_views is None or augmentation.local_size is None:
+        return None
+    own = {
+        "views": augmentation.local_views,
+        "crop_scale": augmentation.local_scale,
+        "blur": augmentation.blur[-1:],
+        "solarise": augmentation.solarise[-1:],
+        **dict.fromkeys(("local_views", "local_size", "local_scale")),
+    }
+    return TrainTransform(Augmentation(**dict(augmentation) | own), augmentation.local_size, channels)
 
 
 class EvalTransform:

@@ -24,7 +24,7 @@ from mae_lite.data.plan import Plan
 from mae_lite.display import Show
 from mae_lite.engine import checkpoint
 from mae_lite.engine.checkpoint import Progress
-from mae_lite.engine.optim import LearningRate, set_learning_rate
+from mae_lite.engine.optim import LearningRate, WeightDecay, set_learning_rate, set_weight_decay
 from mae_lite.engine.ranks import on_rank_zero
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import DiskError, NumericsError
@@ -63,6 +63,7 @@ class Job:
     wrapped: Any
     optimizer: Any
     rate: LearningRate
+    decay: WeightDecay
     plan: Plan
     batches: Callable[[int, int], Iterator[Batch]]
     folder: Path
@@ -89,8 +90,12 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
         _run_probes(job, progress)
     while progress.step < last:
         step = progress.step
+        epoch = step / job.plan.steps_per_epoch
         set_learning_rate(optimizer, job.rate(step))
+        set_weight_decay(optimizer, job.decay(step))
+        job.method.before_step(epoch)
         numbers = _backward(job, step, batches)
+        job.method.after_backward(epoch)
         norm = _gradient_norm(job, step, numbers["loss"])
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -125,7 +130,8 @@ def _backward(job: Job, step: int, batches: Iterator[Batch]) -> dict[str, Tensor
         if job.recipe.encoder.drop_path > 0:
             torch.manual_seed(draws.key(job.recipe.seed, "drop path", step, fabric.global_rank, micro) >> 1)
         with fabric.no_backward_sync(job.wrapped, enabled=micro + 1 < count):
-            output = job.wrapped(batch.images, batch.labels, on_device)
+            local = () if batch.local_images is None else (batch.local_images,)
+            output = job.wrapped(batch.images, batch.labels, on_device, *local)
             fabric.backward(output.loss / count)
         for name, value in {"loss": output.loss, **output.logs}.items():
             total[name] = total.get(name, 0.0) + value.detach() / count

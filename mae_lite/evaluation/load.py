@@ -21,7 +21,11 @@ from mae_lite.models import weights
 from mae_lite.models.relative import TABLE, has_tables
 
 _log = logging.getLogger(__name__)
-_HEADS = ("decoder.*", "matching.*", "projector.*", "predictor.*", "momentum_encoder.*", "momentum_projector.*")
+_HEADS = (
+    *("decoder.*", "matching.*"),
+    *("projector.*", "predictor.*", "momentum_encoder.*", "momentum_projector.*"),
+    *("student.*", "student_head.*", "teacher_head.*", "centre"),
+)
 """What methods train beside the encoder; fine-tuning leaves it behind."""
 
 
@@ -173,6 +177,8 @@ def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tupl
             return kept, [*fresh, "matching.*"]
         case config.MoCoV3():
             return _with_followers(tensors, init)
+        case config.DINO():
+            return _with_student(tensors, init)
         case never:
             assert_never(never)
 
@@ -196,3 +202,13 @@ def _with_followers(tensors: dict[str, Tensor], init: str) -> tuple[dict[str, Te
     own = {name: value for name, value in tensors.items() if name.startswith("encoder.")}
     copies = {f"momentum_{name}": value for name, value in own.items() if not name.startswith("encoder.head.")}
     return tensors | copies, ["projector.*", "predictor.*", "momentum_projector.*"]
+
+
+def _with_student(tensors: dict[str, Tensor], init: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Let the student start where the encoder, its average, does, unless the weights bring one."""
+    if any(name.startswith("student.") for name in tensors):
+        return tensors, []
+    _log.warning("%s has no student: it starts as a copy; the heads start anew", init)
+    own = {name.removeprefix("encoder."): value for name, value in tensors.items() if name.startswith("encoder.")}
+    copies = {f"student.{name}": value for name, value in own.items() if not name.startswith("head.")}
+    return tensors | copies, ["student_head.*", "teacher_head.*", "centre"]

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from mae_lite import config
 from mae_lite.methods.base import Method
+from mae_lite.methods.dino import SelfDistillation
 from mae_lite.methods.distilled import DistilledAutoencoder
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.methods.mocov3 import MomentumContrast
@@ -21,6 +22,8 @@ def build(recipe: config.Recipe, num_classes: int) -> Method:
             return DistilledAutoencoder(recipe, method)
         case config.MoCoV3() as method:
             return MomentumContrast(recipe, method)
+        case config.DINO() as method:
+            return SelfDistillation(recipe, method)
         case config.Supervised() as method:
             return SupervisedClassifier(recipe, method, num_classes)
         case never:

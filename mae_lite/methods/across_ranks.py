@@ -29,6 +29,13 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def mean_of_all(rows: Tensor) -> Tensor:
+    """Return the mean [D] float32 over the rows [B, D] of all ranks, without gradient."""
+    mean = rows.detach().float().mean(dim=0)
+    _, ranks = rank_of_all()
+    return mean if ranks == 1 else _all_reduced(mean) / ranks
+
+
 class GlobalBatchNorm(nn.BatchNorm1d):
     """BatchNorm1d whose statistics are those of the batches of all ranks together; every rank has as many rows."""
 

@@ -1,6 +1,7 @@
 """What the engine knows of a method: loss and logs from a batch, its encoder, and its draws.
 
-Shapes: B images, V views, C channels, H side in pixels, N patches, K kept patches, D width, P values of a patch.
+Shapes: B images, V views, L local views, C channels, H side in pixels, S side of a local view, N patches, K kept
+patches, D width, P values of a patch.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Method(nn.Module, ABC):
 
     encoder: Any
     """The timm model that the run is for."""
+    trained = "encoder"
+    """Name of the encoder that the optimiser changes, where ``encoder`` only follows it."""
     couples_samples = False
     """Whether a sample's loss depends on the others of its micro-batch."""
 
@@ -38,8 +41,25 @@ class Method(nn.Module, ABC):
     def forward(self, images: Tensor, labels: Tensor, draws: Mapping[str, Tensor]) -> StepOutput:
         """Return the loss of normalised images [B, C, H, H], or of V > 1 views [B, V, C, H, H], and labels [B].
 
-        A label of -1 means none.
+        A label of -1 means none. A method whose recipes have local views takes them as a fourth argument,
+        ``local_images`` [B, L, C, S, S].
         """
+
+    def before_step(self, epoch: float) -> None:
+        """Set what follows a schedule for the next update, as a function of ``epoch`` alone: a run may start there.
+
+        Args:
+            epoch: passes over the training images made so far, with their fraction.
+        """
+        del epoch
+
+    def after_backward(self, epoch: float) -> None:
+        """Change the update's gradients before they are measured and clipped; without one a parameter stays as it is.
+
+        Args:
+            epoch: as in :meth:`before_step`.
+        """
+        del epoch
 
     def seconds(self) -> dict[str, float]:
         """Return the time on the device that parts of the method took since the last call, by name."""

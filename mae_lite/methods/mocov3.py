@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -20,6 +19,7 @@ from torch.nn.functional import cross_entropy, normalize
 from mae_lite import config, draws
 from mae_lite.methods.across_ranks import GlobalBatchNorm, gathered, rank_of_all
 from mae_lite.methods.base import Method, StepOutput
+from mae_lite.methods.comparing import follow, momentum_at, spread
 from mae_lite.models.vit import build_encoder
 
 
@@ -48,8 +48,7 @@ class MomentumContrast(Method):
     def forward(self, images: Tensor, labels: Tensor, draws: Mapping[str, Tensor]) -> StepOutput:
         """Return the symmetrised contrastive loss of two views [B, 2, C, H, H].
 
-        The logs hold ``view_feature_std``: how far the class tokens are from having collapsed onto a point, from 0 to
-        1, on the scale of :func:`mae_lite.evaluation.probes.feature_std`.
+        The logs hold ``view_feature_std``, the :func:`~mae_lite.methods.comparing.spread` of the class tokens.
         """
         del labels, draws
         both = images.flatten(0, 1)  # [B * 2, C, H, H]
@@ -61,20 +60,16 @@ class MomentumContrast(Method):
             keys = [self.momentum_projector(view) for view in followed.unbind(dim=1)]
         temperature = self.method.temperature
         loss = contrastive_loss(queries[0], keys[1], temperature) + contrastive_loss(queries[1], keys[0], temperature)
-        return StepOutput(loss, {"view_feature_std": _spread(features.detach().flatten(0, 1))})
+        return StepOutput(loss, {"view_feature_std": spread(features.detach().flatten(0, 1))})
 
-    @torch.no_grad()
     def after_step(self, step: int, total_steps: int) -> None:
         """Move the followers to where they shall be when the keys of update ``step`` (the next one) are computed.
 
         Their BatchNorm statistics are their own and not averaged.
         """
-        share = 1 - momentum_at(step, total_steps, self.method.momentum)
-        for follower, leader in (
-            (self.momentum_encoder, self.encoder),
-            (self.momentum_projector, self.projector),
-        ):
-            torch._foreach_lerp_(list(follower.parameters()), list(leader.parameters()), share)
+        momentum = momentum_at(step, total_steps, self.method.momentum)
+        follow(self.momentum_encoder, self.encoder, momentum)
+        follow(self.momentum_projector, self.projector, momentum)
 
 
 def perceptron(*widths: int) -> nn.Sequential:
@@ -89,11 +84,6 @@ def perceptron(*widths: int) -> nn.Sequential:
         layers += [nn.Linear(inputs, outputs, bias=False), GlobalBatchNorm(outputs, affine=not last)]
         layers += [] if last else [nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def momentum_at(step: int, total_steps: int, start: float) -> float:
-    """Return the momentum of update ``step`` of ``total_steps``: from ``start`` to 1 along half a cosine."""
-    return 1 - (1 - start) * (1 + math.cos(math.pi * step / total_steps)) / 2
 
 
 def contrastive_loss(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
@@ -120,10 +110,3 @@ def _full_precision(device_type: str) -> AbstractContextManager[Any]:
     # The meta device, on which costs are counted, has no autocast to switch off.
     available = torch.amp.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if available else nullcontext()
-
-
-def _spread(features: Tensor) -> Tensor:
-    """Return the deviation of features [N, D] at length 1, averaged over dimensions, times sqrt(D): [] float32."""
-    unit = normalize(features.float(), dim=1)
-    spread: Tensor = unit.std(dim=0, correction=0).mean() * math.sqrt(features.shape[1])
-    return spread

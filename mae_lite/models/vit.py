@@ -185,9 +185,17 @@ def resized_positions(table: Tensor, positions: int) -> Tensor:
     if old == new:
         return table
     _log.warning("positions resized from a %d x %d grid to %d x %d (bicubic)", old, old, new, new)
-    grid = table[:, 1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)  # [1, D, old, old]
-    grid = nn.functional.interpolate(grid, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([table[:, :1].float(), grid.flatten(2).transpose(1, 2)], dim=1).to(table.dtype)
+    return interpolated_positions(table, new)
+
+
+def interpolated_positions(table: Tensor, grid: int) -> Tensor:
+    """Return a position table [1, 1 + old², D] for another grid, [1, 1 + grid², D], bicubic, the same where it is."""
+    old = math.isqrt(table.shape[1] - 1)
+    if old == grid:
+        return table
+    places = table[:, 1:].float().reshape(1, old, old, -1).permute(0, 3, 1, 2)  # [1, D, old, old]
+    places = nn.functional.interpolate(places, size=(grid, grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([table[:, :1].float(), places.flatten(2).transpose(1, 2)], dim=1).to(table.dtype)
 
 
 def adapted_projection(weight: Tensor, channels: int) -> Tensor:
