@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mae_lite import config, recipes
+
+KINDS = get_args(get_args(config.Method)[0])
+"""Every method's settings."""
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TINY = ["--device", "cpu", "--tiny"]
 
@@ -97,6 +101,21 @@ def test_steps_say_what_failed_and_what_had_no_time(tmp_path: Path, monkeypatch:
     assert json.loads((tmp_path / "gpu_steps.json").read_text())["passed"] is False
     assert steps.main([*TINY, "--out", str(tmp_path), "--seconds", "0"]) == 0
     assert all("skipped" in row for row in facts(tmp_path, "steps")["steps"])
+
+
+def test_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = module("gpu_methods", monkeypatch)
+    assert benchmark.main([*TINY, "--out", str(tmp_path)]) == 0
+    results = facts(tmp_path, "methods")
+    found = {(row["recipe"], row["mode"]): row for row in results["rows"]}
+    kinds = {recipes.get(name).method.kind for name in benchmark.RECIPES}
+    assert kinds == {kind.model_fields["kind"].default for kind in KINDS}  # none is forgotten
+    for name in benchmark.RECIPES:
+        assert found[name, "fp32"]["difference"] == 0.0
+        assert 0 <= found[name, "bf16"]["difference"] <= results["allowed"]
+        assert found[name, "bf16"]["ms"] > 0 and "skipped" in found[name, "bf16, compiled"]
+    monkeypatch.setattr(benchmark, "ALLOWED", -1.0)
+    assert benchmark.main([*TINY, "--out", str(tmp_path)]) == 1
 
 
 @pytest.mark.usefixtures("no_data")
