@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,24 @@ def classifier(**changes: Any) -> Recipe:
         warmup_epochs=1,
     )
     return recipes.derive(toy, **changes)
+
+
+EVERY: dict[str, Callable[..., Recipe]] = {
+    "mae": mae,
+    "distilled_mae": distilled,
+    "mocov3": mocov3,
+    "dino": dino,
+    "supervised": classifier,
+}
+"""A toy of every kind of method."""
+
+
+def teacher_of(recipe: Recipe, folder: Path) -> dict[str, str]:
+    """Return the part of a runtime that gives ``recipe`` its teacher, of random weights; empty where it has none."""
+    if not isinstance(recipe.method, DistilledMAE):
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"teacher": teacher_weights(folder / "teacher.safetensors", recipe)}
 
 
 def runtime(out: Path, **changes: Any) -> Runtime:
