@@ -388,22 +388,22 @@ def test_pretraining_goes_on_from_other_weights(tmp_path: Path, caplog: pytest.L
 
 
 def small_recipe(steps: int) -> Recipe:
-    """Return cifar10-dino for ``steps`` updates of 64 images.
+    """Return cifar10-dino for ``steps`` updates of 48 images.
 
     A teacher that shall get anywhere in so few updates moves fast, so that the centre must too: at 0.9 it lags behind,
-    and the teacher's entropy swings between 0 and log K.
+    and the teacher's entropy swings between 0 and log K. A colder one tells images apart that are still much alike.
     """
     return recipes.derive(
         recipes.get("cifar10-dino"),
-        encoder={"patch_size": 8, "width": 64, "depth": 2, "num_heads": 4},
+        encoder={"patch_size": 8, "width": 64, "depth": 3, "num_heads": 4},
         method={
-            **{"hidden_width": 256, "bottleneck_width": 64, "prototypes": 256},
-            **{"teacher_start_temperature": 0.03, "teacher_temperature": 0.03, "freeze_prototypes_epochs": 0.1},
-            **{"momentum": 0.97, "centre_momentum": 0.5},
+            **{"hidden_width": 256, "bottleneck_width": 64, "prototypes": 512},
+            **{"teacher_start_temperature": 0.02, "teacher_temperature": 0.02, "freeze_prototypes_epochs": 0.1},
+            **{"momentum": 0.98, "centre_momentum": 0.5},
         },
         augmentation={"local_views": 1},
-        global_batch_size=64,
-        epochs=steps / 100,  # 6,400 images make 100 updates
+        global_batch_size=48,
+        epochs=steps / 100,  # 4,800 images make 100 updates
         warmup_epochs=0.25,
         lr_per_256=1e-2,
         precision="fp32",
@@ -425,7 +425,7 @@ def learned(recipe: Recipe, images: Source, folder: Path) -> list[dict[str, Any]
 def test_thirty_steps_on_photographs_learn(shared_data: Path, arrow_cache: Path, tmp_path: Path) -> None:
     """The student comes to agree with its teacher: what the loss has beyond the teacher's entropy falls."""
     del arrow_cache
-    rows = learned(small_recipe(30), subset(photographs(shared_data), np.arange(6400)), tmp_path / "run")
+    rows = learned(small_recipe(30), subset(photographs(shared_data), np.arange(4800)), tmp_path / "run")
     beyond = [row["loss"] - row["teacher_entropy"] for row in rows]
     print(beyond, [row["view_feature_std"] for row in rows])
     assert beyond[-1] < 0.6 * beyond[0]
@@ -440,7 +440,7 @@ def test_features_of_photographs_get_better_and_do_not_collapse(
     """Nearest neighbours on images that were never trained on, with features of a random and of a trained encoder."""
     del arrow_cache
     recipe, images = small_recipe(300), photographs(shared_data)
-    rows = learned(recipe, subset(images, np.arange(6400)), tmp_path / "run")
+    rows = learned(recipe, subset(images, np.arange(4800)), tmp_path / "run")
     known, unseen = subset(images, np.arange(2000)), subset(images, np.arange(7000, 9500))
     found = {}
     for name, encoder in (("random", dino(recipe).encoder), ("trained", load_encoder(tmp_path / "run"))):
@@ -448,9 +448,9 @@ def test_features_of_photographs_get_better_and_do_not_collapse(
         accuracy = weighted_knn(bank.values, bank.labels, queries.values, queries.labels)
         found[name] = accuracy, feature_std(queries.values)
     print(found, rows[-1])
-    assert found["trained"][0] > found["random"][0] + 0.005
+    assert found["trained"][0] > found["random"][0] + 0.01
     assert found["trained"][1] > 0.5 and min(row["view_feature_std"] for row in rows) > 0.5
-    assert all(1.0 < row["teacher_entropy"] < 0.95 * math.log(256) for row in rows)
+    assert all(1.0 < row["teacher_entropy"] < 0.95 * math.log(512) for row in rows)
 
 
 def class_token_features(encoder: Any, recipe: Recipe, source: Source) -> Features:
