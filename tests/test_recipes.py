@@ -355,6 +355,19 @@ def test_digest_ignores_name_note_and_parent_only(name: str) -> None:
     assert len(digests) == 1 + len(flat(recipe.model_dump(exclude={"name", "note", "parent"})))
 
 
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("mae-tiny", "f094c41dc118ba6ab4c7815fb95b6bb264fb184f0d1685eb1b66b856f3146769"),
+        ("mocov3-tiny", "0c8f2eb3d5985d1e347b6869dd320edebaeff0a0c2d7a03650978b0c653b9e53"),
+        ("finetune-improved", "7fa5cd485ca35e91f55684d7d7afbd871c564837849cc6e35905f4b2577d3c19"),
+    ],
+)
+def test_later_settings_leave_earlier_digests_as_they_were(name: str, digest: str) -> None:
+    """A digest is the name of a run's folder: the same command shall find its run again."""
+    assert recipes.get(name).digest() == digest
+
+
 def _changed(recipe: config.Recipe, setting: str) -> config.Recipe:
     """Return ``recipe`` with one setting changed, valid or not."""
     parent, _, leaf = setting.rpartition(".")

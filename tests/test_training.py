@@ -270,6 +270,16 @@ def test_tensorboard_and_provenance(tmp_path: Path) -> None:
     assert start["device"].startswith("cpu")
 
 
+def test_a_run_from_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
+    run = trained(toy.mae(), tmp_path / "run", stop_after_steps=2)
+    record = json.loads((run / "recipe.json").read_text())
+    for page, names in (("augmentation", ("local_views", "local_size", "local_scale")), ("optimizer", ("final_",))):
+        for name in [name for name in record["recipe"][page] if name.startswith(names)]:
+            del record["recipe"][page][name]
+    (run / "recipe.json").write_text(json.dumps(record))
+    assert training.run(toy.mae(), toy.runtime(run)).state == "finished"
+
+
 def test_other_starting_weights_are_another_run(tmp_path: Path) -> None:
     """Fine-tuning must not take an old result for one from weights that were trained further meanwhile."""
     training.run(toy.mae(), toy.runtime(tmp_path / "mae", stop_after_steps=2))
