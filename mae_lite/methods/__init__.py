@@ -8,7 +8,10 @@ from mae_lite import config
 from mae_lite.methods.base import Method
 from mae_lite.methods.distilled import DistilledAutoencoder
 from mae_lite.methods.mae import MaskedAutoencoder
+from mae_lite.methods.mae_hog import GradientAutoencoder
+from mae_lite.methods.maskfeat import FeaturePrediction
 from mae_lite.methods.mocov3 import MomentumContrast
+from mae_lite.methods.simmim import PixelRegression
 from mae_lite.methods.supervised import SupervisedClassifier
 
 
@@ -19,6 +22,12 @@ def build(recipe: config.Recipe, num_classes: int) -> Method:
             return MaskedAutoencoder(recipe, method)
         case config.DistilledMAE() as method:
             return DistilledAutoencoder(recipe, method)
+        case config.HOGAutoencoder() as method:
+            return GradientAutoencoder(recipe, method)
+        case config.MaskFeat() as method:
+            return FeaturePrediction(recipe, method)
+        case config.SimMIM() as method:
+            return PixelRegression(recipe, method)
         case config.MoCoV3() as method:
             return MomentumContrast(recipe, method)
         case config.Supervised() as method:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from mae_lite import config, draws
 from mae_lite.methods.base import Method, StepOutput
-from mae_lite.models.vit import build_classifier
+from mae_lite.models.encoders import build_classifier
 
 
 class SupervisedClassifier(Method):
