@@ -72,7 +72,7 @@ def test_every_command_has_help(command: str, capsys: Captured) -> None:
 
 
 def test_help_of_a_command_names_its_recipes(capsys: Captured) -> None:
-    for command, kind in (("pretrain", config.Masking | config.MoCoV3), ("finetune", config.Supervised)):
+    for command, kind in (("pretrain", config.Hiding | config.MoCoV3), ("finetune", config.Supervised)):
         assert call(command, "--help") == 0
         listed = capsys.readouterr().out.partition("recipes: ")[2].strip().split(", ")
         assert listed == [name for name in ALL if isinstance(recipes.get(name).method, kind)]

@@ -58,9 +58,10 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _all() -> dict[str, Recipe]:
-    from mae_lite.recipes import cifar10, digits, distilled, imagenet  # the recipes themselves use derive()
+    from mae_lite.recipes import cifar10, digits, distilled, imagenet, masked  # the recipes themselves use derive()
 
-    return {recipe.name: recipe for module in (imagenet, cifar10, digits, distilled) for recipe in module.RECIPES}
+    modules = (imagenet, cifar10, digits, distilled, masked)
+    return {recipe.name: recipe for module in modules for recipe in module.RECIPES}
 
 
 def _from_file(path: Path) -> Recipe:
