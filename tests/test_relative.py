@@ -138,7 +138,7 @@ def test_beit_computes_the_same_at_paper_size(pooling: Any, tmp_path: Path) -> N
 
     recipe = recipes.derive(recipes.get("finetune-improved-rpe"), encoder={"depth": 2})
     assert isinstance(recipe.method, Supervised) and recipe.method.relative_positions
-    model: Any = build_classifier(recipe.encoder, 7, pooling, seed=0, relative_positions=True).eval()
+    model: Any = build_classifier(recipe.plain_encoder, 7, pooling, seed=0, relative_positions=True).eval()
     filled(model)
     for block in model.blocks:
         torch.nn.init.normal_(block.attn.qkv.bias)  # of the keys too: the softmax must not see it

@@ -91,13 +91,14 @@ def _trainable(method: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mae", "classifier", "mocov3", "dino"])
+@pytest.mark.parametrize("kind", ["mae", "classifier", "mocov3", "dino", "simmim_swin"])
 def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     recipe = {
         "mae": toy.mae(**SGD),
         "classifier": toy.classifier(method={"mixup": 0.4}, global_batch_size=20, **SGD),
         "mocov3": toy.mocov3(**{**SGD, "lr_per_256": 0.1}),  # at 1.0 its loss rises, and rounding grows with it
         "dino": toy.dino(**{**SGD, "lr_per_256": 0.1}),
+        "simmim_swin": toy.simmim_swin(**{**SGD, "lr_per_256": 0.1}),
     }[kind]
     probes = {"probe_every_epochs": 3 / 84, "probe_images": 200} if kind == "mae" else {}
     one = trained(recipe, tmp_path / "one", **probes)
@@ -171,8 +172,11 @@ def test_the_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         toy.mae(method={"normalize_target": False}),
         toy.mocov3(),
         toy.dino(),
+        toy.mae_hog(),
+        toy.maskfeat(),
+        toy.simmim_swin(encoder={"drop_path": 0.5}),
     ],
-    ids=["ema", "sgd", "mae", "mocov3", "dino"],
+    ids=["ema", "sgd", "mae", "mocov3", "dino", "mae_hog", "maskfeat", "simmim_swin"],
 )
 def test_resumed_runs_are_the_same_runs(tmp_path: Path, recipe: Recipe) -> None:
     """Stop after 1, 2, ... updates, with other numbers of workers, and compare with a run in one go."""

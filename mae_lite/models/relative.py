@@ -16,8 +16,8 @@ from timm.layers.pos_embed_rel import RelPosBias, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 _log = logging.getLogger(__name__)
-TABLE = "relative_position_bias_table"
-"""What the name of a table ends with, here and in timm's BEiT."""
+TABLE = "attn.relative.relative_position_bias_table"
+"""What the name of a table ends with here."""
 BEIT = "beit_base_patch16_224"
 """timm's architecture that :func:`as_beit` is for, with its sizes and :data:`BEIT_ARGUMENTS` overridden."""
 BEIT_ARGUMENTS = {"use_abs_pos_emb": True, "use_rel_pos_bias": True, "init_values": None}
