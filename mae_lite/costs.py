@@ -35,6 +35,9 @@ def step_gflops(recipe: config.Recipe) -> float:
             kept = method.kept(encoder.patches)
             student, teacher = _match(encoder, method, kept)
             forward = _encode(encoder, kept) + _decode(encoder, method, kept) + student + teacher / 3
+        case config.FeatureDistillation() as method:
+            student, teacher = _match_features(encoder, method)
+            forward = _encode(encoder, encoder.patches) + student + teacher / 3
         case config.Supervised():
             forward = _encode(encoder, encoder.patches)
         case config.MoCoV3() as method:
@@ -72,6 +75,16 @@ def _match(encoder: config.Encoder, method: config.DistilledMAE, kept: int) -> t
     heads = 2 * encoder.num_heads * guide.num_heads * tokens**2
     student = len(pairs) * (_logits(tokens, encoder.width) + heads)
     return student, teacher + len(pairs) * _logits(tokens, guide.width)
+
+
+def _match_features(encoder: config.Encoder, method: config.FeatureDistillation) -> tuple[float, float]:
+    """Return the operations of the student's linear map, and of the teacher's forward pass.
+
+    The teacher is taken to have plain blocks, four times as wide inside; gated ones of timm cost about as much.
+    """
+    guide = method.teacher(encoder)
+    blocks = _blocks(guide.depth, guide.patches + method.teacher_prefix_tokens, guide.width)
+    return 2.0 * encoder.patches * encoder.width * guide.width, _project(guide, guide.patches) + blocks
 
 
 def _logits(tokens: int, width: int) -> float:

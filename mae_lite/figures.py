@@ -11,11 +11,12 @@ COLOURS = {
     "distilled_mae": "#4B3F9E",
     "scratch": "#D55E00",
     "supervised": "#009E73",
+    "feature_distillation": "#7A4A1E",
     "mocov3": "#CC79A7",
     "dino": "#56B4E9",
     "simmim": "#E69F00",
 }
-"""Of the pre-training methods: Okabe and Ito's palette and a violet, which colour-blind readers can tell apart."""
+"""Of the pre-training methods: Okabe and Ito's palette, violet and brown, which colour-blind readers can tell apart."""
 _OTHERS = ("#7F7F7F", "#A6761D", "#B2ABD2", "#5E4FA2")
 _INK = "#262626"
 """What matplotlib draws text and axes with; the page turns it into the colour of its own text, light or dark."""

@@ -141,7 +141,9 @@ def test_finetuning_trains_sincos_positions_and_starts_a_new_norm_and_head() -> 
     assert_normal(method.encoder.head.weight, 0.02)
 
 
-@pytest.mark.parametrize("recipe", [toy.mae(), toy.mocov3(), toy.classifier()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe", [toy.mae(), toy.mocov3(), toy.features(), toy.classifier()], ids=lambda recipe: recipe.name
+)
 def test_the_seed_decides_the_model_and_nothing_else_does(recipe: Recipe) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()

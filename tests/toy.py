@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from mae_lite import recipes
-from mae_lite.config import DistilledMAE, Encoder, Recipe, Runtime
+from mae_lite.config import DistilledMAE, Encoder, FeatureDistillation, Recipe, Runtime
 from mae_lite.data.images import decode
 from mae_lite.data.sources import Source
 from mae_lite.models import weights
@@ -42,10 +42,19 @@ def distilled(**changes: Any) -> Recipe:
 
 def teacher_weights(path: Path, recipe: Recipe, seed: int = 7, **changes: Any) -> str:
     """Write random weights of the teacher that ``recipe`` wants, but for ``changes`` of its shape; return the path."""
-    assert isinstance(recipe.method, DistilledMAE)
+    assert isinstance(recipe.method, DistilledMAE | FeatureDistillation)
     shape = Encoder.model_validate(recipe.method.teacher(recipe.encoder).model_dump() | changes)
     path.write_bytes(weights.to_bytes(build_encoder(shape, seed).state_dict()))
     return str(path)
+
+
+def features(**changes: Any) -> Recipe:
+    """Return feature distillation on digits, with a teacher of 2 blocks and larger patches."""
+    settings = {"kind": "feature_distillation", "teacher_width": 24, "teacher_depth": 2, "teacher_heads": 3}
+    toy = recipes.derive(
+        mae(), "toy-features", method={**settings, "teacher_patch_size": 6, "smooth_l1_beta": 0.5}, lr_per_256=1e-2
+    )
+    return recipes.derive(toy, **changes)
 
 
 def mocov3(**changes: Any) -> Recipe:

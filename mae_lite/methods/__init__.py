@@ -7,6 +7,7 @@ from typing import assert_never
 from mae_lite import config
 from mae_lite.methods.base import Method
 from mae_lite.methods.distilled import DistilledAutoencoder
+from mae_lite.methods.features import FeatureDistiller
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.methods.mocov3 import MomentumContrast
 from mae_lite.methods.supervised import SupervisedClassifier
@@ -19,6 +20,8 @@ def build(recipe: config.Recipe, num_classes: int) -> Method:
             return MaskedAutoencoder(recipe, method)
         case config.DistilledMAE() as method:
             return DistilledAutoencoder(recipe, method)
+        case config.FeatureDistillation() as method:
+            return FeatureDistiller(recipe, method)
         case config.MoCoV3() as method:
             return MomentumContrast(recipe, method)
         case config.Supervised() as method:

@@ -65,11 +65,12 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _all() -> dict[str, Recipe]:
-    from mae_lite.recipes import cifar10, digits, distilled, imagenet, supervised  # the recipes themselves use derive()
+    # Here, because the recipes themselves use derive().
+    from mae_lite.recipes import cifar10, digits, distilled, features, imagenet, supervised
 
     return {
         recipe.name: recipe
-        for module in (imagenet, supervised, cifar10, digits, distilled)
+        for module in (imagenet, supervised, cifar10, digits, distilled, features)
         for recipe in module.RECIPES
     }
 

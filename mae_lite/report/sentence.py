@@ -10,6 +10,7 @@ from mae_lite.report.read import Run
 _NAMES = {
     "mae": "MAE pre-training",
     "distilled_mae": "MAE pre-training with distillation",
+    "feature_distillation": "feature distillation",
     "mocov3": "MoCo-v3 pre-training",
     "supervised": "supervised pre-training",
     "dino": "DINO pre-training",
