@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-KINDS = [("mae", 0, 50), ("mae", 2, 50), ("mocov3", 0, 20), ("features", 0, 10)]
+KINDS = [("mae", 0, 50), ("mae", 2, 50), ("mocov3", 0, 20), ("features", 0, 10), ("distilled", 0, 10)]
 
 
 @pytest.mark.slow
