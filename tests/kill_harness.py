@@ -25,6 +25,7 @@ from mae_lite.config import Recipe
 from mae_lite.data.opening import open_source
 from mae_lite.methods.base import Method
 from mae_lite.methods.dino import SelfDistillation
+from mae_lite.methods.distilled import DistilledAutoencoder
 from mae_lite.methods.features import FeatureDistiller
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.methods.maskfeat import FeaturePrediction
@@ -35,6 +36,7 @@ from tests import toy
 
 METHODS: dict[str, tuple[Callable[[], Recipe], type[Method]]] = {
     "mae": (toy.mae, MaskedAutoencoder),
+    "distilled": (toy.distilled, DistilledAutoencoder),
     "features": (toy.features, FeatureDistiller),
     "mocov3": (toy.mocov3, MomentumContrast),
     "dino": (toy.dino, SelfDistillation),
