@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mae_lite import cli, demo_results
+from mae_lite import cli, config, demo_results, recipes
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -23,6 +24,7 @@ TINY = {"encoder.depth": "1", "global-batch-size": "8", "stop-after-steps": "1",
 
 DATA_PAGE = (ROOT / "docs" / "data.md").read_text()
 WEIGHTS_PAGE = (ROOT / "docs" / "weights.md").read_text()
+METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -38,6 +40,11 @@ def with_override(line: str) -> list[str]:
         tiny = dict(TINY)
         if "cifar10" not in words[1]:
             tiny["encoder.image-size"] = "32"
+        if "swin" in words[1]:
+            del tiny["encoder.depth"]
+            tiny["encoder.image-size"] = "64"
+        if words[1] == "dino-tiny":
+            tiny |= {"augmentation.local-size": "16", "augmentation.local-views": "1", "method.prototypes": "64"}
         for flag, value in tiny.items():
             if f"--{flag}" in words:
                 words[words.index(f"--{flag}") + 1] = value
@@ -98,6 +105,23 @@ def test_commands_of_the_weights_page_run(workplace: Path, capsys: pytest.Captur
     for line in lines:
         assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
     assert (workplace / "runs" / "for-huggingface" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_commands_of_the_methods_page_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [line for block in blocks("bash", METHODS_PAGE) for line in block.splitlines()]
+    assert len(lines) >= 9
+    for line in lines:
+        words = with_override(line)
+        if "--teacher" in words:
+            words += ["--method.teacher-depth", "1"]
+        assert cli.main(words) == 0, f"{line}\n{capsys.readouterr().err}"
+    assert (workplace / "runs" / "relative" / "checkpoints").is_dir()
+
+
+def test_methods_page_names_every_method() -> None:
+    named = {recipes.get(name).method.kind for name in recipes.names() if f"`{name}`" in METHODS_PAGE}
+    assert named == {kind.model_fields["kind"].default for kind in get_args(get_args(config.Method)[0])}
 
 
 def test_documented_python_runs(workplace: Path) -> None:

@@ -66,9 +66,9 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def _all() -> dict[str, Recipe]:
     # the recipes themselves use derive()
-    from mae_lite.recipes import cifar10, digits, distilled, features, imagenet, masked, supervised
+    from mae_lite.recipes import cifar10, digits, distilled, features, imagenet, masked, small_data, supervised
 
-    modules = (imagenet, supervised, cifar10, digits, distilled, features, masked)
+    modules = (imagenet, supervised, distilled, features, masked, cifar10, small_data, digits)
     return {recipe.name: recipe for module in modules for recipe in module.RECIPES}
 
 
