@@ -148,11 +148,27 @@ def load_initial(method: Method, recipe: config.Recipe, init: str | None) -> Non
             expected="no --init",
             fix="drop --init, or use a fine-tuning recipe",
         )
-    tensors, fresh = _start(initial_tensors(init, recipe.encoder), recipe, init)
+    found = initial_tensors(init, recipe.encoder)
+    _check_tables(found, recipe, init)
+    tensors, fresh = _start(found, recipe, init)
     dropped = ["encoder.head.*", *_HEADS]
     if isinstance(recipe.method, config.Supervised) and recipe.method.pooling == "mean":
         dropped.append("encoder.norm.*")
     weights.load_into(method, tensors, new=fresh, dropped=dropped, source=init)
+
+
+def _check_tables(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> None:
+    """Refuse weights with relative positions where the recipe has no place for them."""
+    method = recipe.method
+    supervised = isinstance(method, config.Supervised)
+    if not has_tables(tensors) or (isinstance(method, config.Supervised) and method.relative_positions):
+        return
+    raise CheckpointError(
+        f"{init!r} was trained with relative positions",
+        found="--method.relative-positions false" if supervised else f"the method {method.kind}, which has none",
+        expected="a place for them: without them it computes something else",
+        fix="--method.relative-positions true" if supervised else "give the weights that it was fine-tuned from",
+    )
 
 
 def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -161,13 +177,6 @@ def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tupl
         case config.Supervised() as method:
             pooled = ["encoder.fc_norm.*"] if method.pooling == "mean" else []
             kept = {name: value for name, value in tensors.items() if not name.startswith("encoder.head.")}
-            if has_tables(kept) and not method.relative_positions:
-                raise CheckpointError(
-                    f"{init!r} was trained with relative positions",
-                    found="--method.relative-positions false",
-                    expected="true: without them it computes something else",
-                    fix="--method.relative-positions true",
-                )
             offsets = [f"*.{TABLE}"] if method.relative_positions and not has_tables(tensors) else []
             if offsets:
                 _log.info("%s has no relative positions: they start at zero", init)
