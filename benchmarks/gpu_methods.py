@@ -30,6 +30,10 @@ RECIPES = (
     "d-mae-tiny",
     "d-mae-tiny-hidden",
     "d2-mae-tiny",
+    "mae-hog-tiny",
+    "maskfeat-tiny",
+    "simmim-tiny",
+    "simmim-swin-tiny",
     "mocov3-tiny",
     "dino-tiny",
     "supervised-tiny",
@@ -39,8 +43,11 @@ MODES = ("fp32", "bf16", "bf16, compiled")
 ALLOWED = 0.01
 CLASSES = 1000
 _TINY: dict[str, Any] = {"image_size": 32, "patch_size": 8, "width": 48, "depth": 2}
+_TINY_SWIN: dict[str, Any] = {"image_size": 32, "patch_size": 4, "width": 12, "depths": (1, 1), "num_heads": (2, 2)}
+_TINY_SWIN |= {"window_size": 4}
 _TINY_METHODS: dict[str, dict[str, Any]] = {
     "distilled_mae": {"teacher_width": 48, "teacher_depth": 2},
+    "simmim": {"mask_unit_px": 8},
     "mocov3": {"hidden_width": 64, "output_width": 16},
     "dino": {"hidden_width": 64, "bottleneck_width": 16, "prototypes": 128},
 }
@@ -51,18 +58,19 @@ def recipe_of(name: str, tiny: bool) -> config.Recipe:
     recipe = recipes.get(name)
     if not tiny:
         return recipe
+    encoder = _TINY if isinstance(recipe.encoder, config.Encoder) else _TINY_SWIN
     method = dict(_TINY_METHODS.get(recipe.method.kind, {}))
     if isinstance(recipe.method, config.DistilledMAE) and recipe.method.decoupled_at:
         method["decoupled_at"] = 1
     augmentation = {"local_size": 16} if recipe.augmentation.local_views else {}
-    return recipes.derive(recipe, encoder=_TINY, method=method, augmentation=augmentation)
+    return recipes.derive(recipe, encoder=encoder, method=method, augmentation=augmentation)
 
 
 def method_of(recipe: config.Recipe, device: torch.device) -> Method:
     """Build a method, with a teacher of random weights where it has one."""
     method = build(recipe, CLASSES)
     if isinstance(method, DistilledAutoencoder) and isinstance(recipe.method, config.DistilledMAE):
-        method.teacher = Teacher(build_encoder(recipe.method.teacher(recipe.encoder), seed=1), "random weights")
+        method.teacher = Teacher(build_encoder(recipe.method.teacher(recipe.plain_encoder), seed=1), "random weights")
     return method.to(device)
 
 

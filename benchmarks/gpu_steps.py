@@ -72,7 +72,7 @@ def ours(batch: int, device: torch.device, tiny: bool) -> Trainee:
 
 def timm_classification(batch: int, device: torch.device, tiny: bool) -> Trainee:
     """Make timm's ViT-Tiny as it is, 3 heads, with 1,000 classes."""
-    encoder = recipe_of(tiny).encoder
+    encoder = recipe_of(tiny).plain_encoder
     sizes: dict[str, Any] = {"img_size": encoder.image_size, "patch_size": encoder.patch_size}
     if tiny:
         sizes |= {"embed_dim": encoder.width, "depth": encoder.depth}
@@ -90,7 +90,7 @@ def transformers_mae(batch: int, device: torch.device, tiny: bool) -> Trainee:
     """Make MAE as in transformers, with our sizes."""
     transformers = importlib.import_module("transformers")
     recipe = recipe_of(tiny)
-    encoder, method = recipe.encoder, recipe.method
+    encoder, method = recipe.plain_encoder, recipe.method
     assert isinstance(method, config.MAE)
     settings = transformers.ViTMAEConfig(
         image_size=encoder.image_size,

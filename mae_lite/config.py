@@ -9,14 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from mae_lite.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+HOG_BINS = 9
+"""Directions of a histogram of oriented gradients, from 0 to 180 degrees."""
+HOG_CELLS = 2
+"""Histograms along one side of a patch: cells of 8 pixels where patches have 16."""
 
 
 class Config(BaseModel):
@@ -82,6 +87,11 @@ class Encoder(Config):
         """Patches of an image."""
         return self.grid**2
 
+    @property
+    def stride(self) -> int:
+        """Pixels along one side that a token of the last block stands for."""
+        return self.patch_size
+
     @model_validator(mode="after")
     def _check(self) -> Encoder:
         if self.image_size % self.patch_size or self.image_size < self.patch_size:
@@ -98,19 +108,101 @@ class Encoder(Config):
         return self
 
 
-class Masking(Config):
-    """What the methods that hide patches and paint them share."""
+class Swin(Config):
+    """A Swin transformer (Liu et al. 2021), built by timm: windows instead of all tokens, and ever coarser stages."""
+
+    kind: Literal["swin"] = "swin"
+    name: str = "swin_tiny_patch4_window7_224"
+    """timm architecture; the fields below override its own values."""
+    image_size: int = Field(224, ge=1)
+    """Side of the square input, in pixels."""
+    channels: int = Field(3, ge=1, le=1024)
+    """Channels of the input: 1 (grey), 3 (colour), or as many as the npy or TIFF files have."""
+    patch_size: int = Field(4, ge=1)
+    """Side of a patch, in pixels."""
+    width: int = Field(96, ge=1)
+    """Channels of a token in the first stage; each stage doubles them and halves the sides of the map."""
+    depths: tuple[Annotated[int, Field(ge=1)], ...] = (2, 2, 6, 2)
+    """Blocks of each stage."""
+    num_heads: tuple[Annotated[int, Field(ge=1)], ...] = (3, 6, 12, 24)
+    """Attention heads of each stage."""
+    window_size: int = Field(7, ge=1)
+    """Side of the windows in which tokens see each other, in tokens; where a map is smaller, its side."""
+    drop_path: float = Field(0.0, ge=0.0, lt=1.0)
+    """Stochastic depth rate of the last block; it rises linearly from 0."""
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Patches of an image."""
+        return self.grid**2
+
+    @property
+    def stride(self) -> int:
+        """Pixels along one side that a token of the last stage stands for."""
+        return self.patch_size << len(self.depths) - 1
+
+    @property
+    def last_width(self) -> int:
+        """Channels of a token in the last stage."""
+        return self.width << len(self.depths) - 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Swin:
+        if not self.depths or len(self.depths) != len(self.num_heads):
+            raise ConfigError(
+                "encoder.num_heads",
+                found=f"{len(self.num_heads)} values",
+                expected=f"one for each of the {len(self.depths)} stages of encoder.depths, at least one",
+                fix="--encoder.depths 2 2 6 2 --encoder.num-heads 3 6 12 24",
+            )
+        _require_multiple("encoder.image_size", self.image_size, self.stride, "the last stage's stride, in pixels,")
+        for stage, heads in enumerate(self.num_heads):
+            share = heads // math.gcd(heads, 1 << stage)
+            _require_multiple("encoder.width", self.width, share, f"what {heads} heads in stage {stage + 1} need,")
+        return self
+
+
+def _shape_of_encoder(value: Any) -> str:
+    """Return the kind of an encoder; a plain Vision Transformer has none."""
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return "plain" if kind is None else str(kind)
+
+
+AnyEncoder = Annotated[
+    Annotated[Encoder, Tag("plain")] | Annotated[Swin, Tag("swin")],
+    Discriminator(
+        _shape_of_encoder,
+        custom_error_type="encoder_kind",
+        custom_error_message="Input should be an encoder without a kind (a plain Vision Transformer), or of kind swin",
+    ),
+]
+
+
+class Hiding(Config):
+    """What the methods that hide parts of an image share."""
 
     mask_ratio: float = 0.75
     """Share of the patches hidden from the encoder, per image."""
+
+    def kept(self, places: int) -> int:
+        """Return how many of ``places`` stay visible: floor(round(N (1 - r), 6))."""
+        return math.floor(round(places * (1.0 - self.mask_ratio), 6))
+
+
+class Masking(Hiding):
+    """What the methods share that encode the visible patches alone and predict the others with a decoder."""
+
     decoder_depth: int = Field(1, ge=1)
     """Decoder blocks."""
     decoder_width: int = Field(96, ge=4)
     """Channels of a decoder token."""
     decoder_heads: int = Field(3, ge=1)
     """Attention heads of the decoder."""
-    normalize_target: bool = True
-    """Predict (pixel - patch mean) / patch deviation instead of the pixel."""
 
     @model_validator(mode="after")
     def _check_decoder(self) -> Masking:
@@ -118,12 +210,19 @@ class Masking(Config):
         _require_multiple("method.decoder_width", self.decoder_width, 4, "the sin-cos table's 4 parts, i.e.")
         return self
 
-    def kept(self, patches: int) -> int:
-        """Return how many of ``patches`` stay visible: floor(round(N (1 - r), 6))."""
-        return math.floor(round(patches * (1.0 - self.mask_ratio), 6))
+    def values(self, encoder: Encoder) -> int:
+        """Return how many numbers are predicted for a patch."""
+        return encoder.channels * encoder.patch_size**2
 
 
-class MAE(Masking):
+class Painting(Masking):
+    """What the methods share that predict pixels with a decoder."""
+
+    normalize_target: bool = True
+    """Predict (pixel - patch mean) / patch deviation instead of the pixel."""
+
+
+class MAE(Painting):
     """Masked autoencoder (He et al. 2022) with a light decoder."""
 
     kind: Literal["mae"] = "mae"
@@ -134,7 +233,7 @@ def _as_pair(value: Any) -> Any:
     return tuple(value.split(":")) if isinstance(value, str) else value
 
 
-class DistilledMAE(Masking):
+class DistilledMAE(Painting):
     """Masked autoencoder that also learns to look like a frozen teacher, which sees the same visible patches."""
 
     kind: Literal["distilled_mae"] = "distilled_mae"
@@ -194,12 +293,46 @@ class DistilledMAE(Masking):
         return ((depth if self.decoupled_at is not None else depth - 1, self.teacher_depth - 1),)
 
 
+class HOGAutoencoder(Masking):
+    """Masked autoencoder that predicts histograms of oriented gradients instead of pixels (Wei et al. 2022)."""
+
+    kind: Literal["mae_hog"] = "mae_hog"
+
+    def values(self, encoder: Encoder) -> int:
+        """Return how many numbers are predicted for a patch."""
+        return hog_values(encoder)
+
+
+class MaskFeat(Hiding):
+    """Histograms of oriented gradients of hidden patches, predicted by the encoder itself (Wei et al. 2022)."""
+
+    kind: Literal["maskfeat"] = "maskfeat"
+    mask_ratio: float = 0.4
+    """Share of the patches that a learned token replaces, per image."""
+
+
+class SimMIM(Hiding):
+    """Pixels of hidden squares, predicted from the encoder's last tokens by one linear layer (Xie et al. 2022)."""
+
+    kind: Literal["simmim"] = "simmim"
+    mask_ratio: float = 0.6
+    """Share of the squares that a learned token replaces, per image."""
+    mask_unit_px: int = Field(32, ge=1)
+    """Side of a square, in pixels: a multiple of the patch."""
+
+
+def hog_values(encoder: Encoder) -> int:
+    """Return the numbers of a patch's histograms of oriented gradients."""
+    return HOG_CELLS**2 * encoder.channels * HOG_BINS
+
+
 class Supervised(Config):
     """Classification, for training from scratch and for fine-tuning."""
 
     kind: Literal["supervised"] = "supervised"
     pooling: Literal["mean", "token"] = "mean"
-    """Mean of patch tokens, then a new LayerNorm; or the class token after the final LayerNorm."""
+    """Mean of patch tokens, then a new LayerNorm; or the class token after the final LayerNorm. Swin has no class
+    token; it averages behind its final LayerNorm, which stays."""
     relative_positions: bool = False
     """Add to attention a learned bias for every offset between patches, in each block and head (BEiT)."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
@@ -255,7 +388,9 @@ class DINO(Config):
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Method = Annotated[MAE | DistilledMAE | MoCoV3 | DINO | Supervised, Field(discriminator="kind")]
+Method = Annotated[
+    MAE | DistilledMAE | HOGAutoencoder | MaskFeat | SimMIM | MoCoV3 | DINO | Supervised, Field(discriminator="kind")
+]
 ComparesViews = MoCoV3 | DINO
 """The methods that take two views of an image, and whose loss depends on all images of an update together."""
 
@@ -449,19 +584,63 @@ class SGD(Config):
 Optimizer = Annotated[AdamW | SGD, Field(discriminator="kind")]
 
 
-def _check_mask_ratio(method: Masking, patches: int) -> None:
+def _check_mask_ratio(method: Hiding, patches: int) -> None:
     ratio = method.mask_ratio
     if math.isfinite(ratio) and 0 < ratio < 1 and 1 <= method.kept(patches) < patches:
         return
     low, high = 1 / patches, 1 - 1 / patches
+    square = isinstance(method, SimMIM)
+    what, plural, smaller = ("square", "squares", "mask_unit_px") if square else ("patch", "patches", "patch_size")
     raise ConfigError(
         "method.mask_ratio",
         found=f"{ratio:g}",
-        expected=f"{low:.4g} to {high:.4g}, so that at least one of {patches} patches is hidden and one visible"
+        expected=f"{low:.4g} to {high:.4g}, so that at least one of {patches} {plural} is hidden and one visible"
         if patches > 1
-        else "an image of more than one patch",
-        fix="--method.mask-ratio 0.75" if patches > 1 else "use a larger image_size or a smaller patch_size",
+        else f"an image of more than one {what}",
+        fix=f"--method.mask-ratio {type(method).model_fields['mask_ratio'].default}"
+        if patches > 1
+        else f"use a larger image_size or a smaller {smaller}",
     )
+
+
+def _check_hidden(recipe: Recipe, method: Hiding) -> None:
+    """Refuse places to hide that do not fit the image, and a share that hides none or all of them."""
+    encoder, side = recipe.encoder, recipe.encoder.patch_size
+    if isinstance(method, SimMIM):
+        side = method.mask_unit_px
+        if side % encoder.patch_size or encoder.image_size % side:
+            fitting = [n for n in range(1, encoder.image_size + 1) if encoder.image_size % n == 0]
+            fitting = [n for n in fitting if n % encoder.patch_size == 0]
+            raise ConfigError(
+                "method.mask_unit_px",
+                found=str(side),
+                expected=f"a multiple of encoder.patch_size {encoder.patch_size} of which encoder.image_size "
+                f"{encoder.image_size} is one",
+                fix=f"--method.mask-unit-px {min(fitting, key=lambda n: abs(n - side))}",
+            )
+    elif isinstance(method, HOGAutoencoder | MaskFeat):
+        _require_multiple("encoder.patch_size", side, HOG_CELLS, f"the {HOG_CELLS} cells along a patch, i.e.")
+    _check_mask_ratio(method, (encoder.image_size // side) ** 2)
+
+
+def _check_swin(recipe: Recipe) -> None:
+    """Refuse a hierarchical encoder where the method needs a plain one."""
+    if not isinstance(recipe.method, SimMIM | Supervised):
+        _ = recipe.plain_encoder
+    if isinstance(recipe.method, Supervised) and recipe.method.pooling != "mean":
+        raise ConfigError(
+            "method.pooling",
+            found=recipe.method.pooling,
+            expected="mean, since encoder.kind swin has no class token",
+            fix="--method.pooling mean",
+        )
+    if isinstance(recipe.method, Supervised) and recipe.method.relative_positions:
+        raise ConfigError(
+            "method.relative_positions",
+            found="true",
+            expected="false, since encoder.kind swin has its own relative positions",
+            fix="drop --method.relative-positions",
+        )
 
 
 def _check_blocks(method: DistilledMAE, depth: int) -> None:
@@ -540,20 +719,31 @@ def _check_unread(recipe: Recipe, name_of_method: str) -> None:
         ("validation_fraction", recipe.validation_fraction, 0.0, "nothing is validated: drop --validation-fraction"),
         (
             "encoder.positions",
-            recipe.encoder.positions,
+            "sincos" if isinstance(recipe.encoder, Swin) else recipe.encoder.positions,
             "sincos",
             f"{name_of_method}'s positions are fixed: drop --encoder.positions",
         ),
     ):
         if value != unset:
             raise ConfigError(f"{name} is not read in {name_of_method} pre-training", found=str(value), fix=fix)
-    if isinstance(recipe.method, MoCoV3) and recipe.encoder.init != "xavier":
+    if isinstance(recipe.method, MoCoV3) and recipe.plain_encoder.init != "xavier":
         raise ConfigError(
             "encoder.init is not read in MoCo-v3 pre-training",
-            found=recipe.encoder.init,
+            found=recipe.plain_encoder.init,
             fix="its initial values are its own: drop --encoder.init",
         )
 
+
+_PRETRAINING = {
+    "mae": "MAE",
+    "distilled_mae": "MAE",
+    "mae_hog": "MAE",
+    "maskfeat": "MaskFeat",
+    "simmim": "SimMIM",
+    "mocov3": "MoCo-v3",
+    "dino": "DINO",
+}
+"""What to call the methods that take images without labels."""
 
 _LATER = {
     "augmentation": ("local_views", "local_size", "local_scale"),
@@ -574,7 +764,7 @@ class Recipe(Config):
     """Recipe that this one was derived from."""
     start: Literal["random", "pretrained"] = "random"
     """Whether the run needs weights to start from (--init)."""
-    encoder: Encoder = Encoder()
+    encoder: AnyEncoder = Encoder()
     method: Method
     reading: Reading = Reading()
     augmentation: Augmentation = Augmentation()
@@ -612,21 +802,36 @@ class Recipe(Config):
         return self.lr_per_256 * self.global_batch_size / 256
 
     @property
+    def plain_encoder(self) -> Encoder:
+        """The encoder of a method that takes a plain Vision Transformer only.
+
+        Raises:
+            ConfigError: when it is another.
+        """
+        if isinstance(self.encoder, Encoder):
+            return self.encoder
+        raise ConfigError(
+            "encoder.kind",
+            found=self.encoder.kind,
+            expected=f"a plain Vision Transformer, which the method {self.method.kind} needs",
+            fix="use a recipe with such an encoder, or --method.kind simmim",
+        )
+
+    @property
     def couples_samples(self) -> bool:
         """Whether all images of an update meet in the loss, so that it cannot be split into micro-batches."""
         return isinstance(self.method, ComparesViews)
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        if isinstance(self.method, Masking):
-            _check_mask_ratio(self.method, self.encoder.patches)
-            _check_unread(self, "MAE")
-        elif isinstance(self.method, MoCoV3):
-            _check_unread(self, "MoCo-v3")
-        elif isinstance(self.method, DINO):
-            _check_unread(self, "DINO")
+        if isinstance(self.encoder, Swin):
+            _check_swin(self)
+        if isinstance(self.method, Hiding):
+            _check_hidden(self, self.method)
+        if (name := _PRETRAINING.get(self.method.kind)) is not None:
+            _check_unread(self, name)
         if isinstance(self.method, DistilledMAE):
-            _check_blocks(self.method, self.encoder.depth)
+            _check_blocks(self.method, self.plain_encoder.depth)
         _check_views(self)
         _check_batch(self)
         for name, values in (("mean", self.augmentation.mean), ("std", self.augmentation.std)):

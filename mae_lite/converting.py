@@ -112,12 +112,14 @@ def _described(source: Incoming, order: Order, notes: list[str]) -> _Model:
     if dropped:
         more = ", ..." if len(dropped) > 5 else ""
         notes.append(f"{len(dropped)} tensors were left out: {', '.join(dropped[:5])}{more}")
+    _refuse_swin(tensors, name)
     token = tensors.get("encoder.cls_token")
     width = 0 if token is None else token.shape[-1]
     heads = sizes.chosen_heads(order.heads, source.heads, width, name)
     encoder = sizes.encoder_size(tensors, heads, name)
     if order.heads is None and source.heads is None:
         notes.append(f"{heads} heads, as every published model of width {width} has; --heads says otherwise")
+    tensors = _painting(tensors, encoder, notes)
     decoder, inner = None, sizes.decoder_width(tensors)
     if inner is not None:
         count = sizes.chosen_heads(order.decoder_heads, source.decoder_heads, inner, name, "decoder-")
@@ -136,6 +138,24 @@ def _described(source: Incoming, order: Order, notes: list[str]) -> _Model:
         own = {k.removeprefix("decoder."): v for k, v in tensors.items() if k.startswith("decoder.")}
         weights.load_into(Decoder(encoder, decoder), own, source=f"the decoder of {name}")
     return model
+
+
+def _refuse_swin(tensors: Mapping[str, Tensor], source: str) -> None:
+    if any(key.startswith("encoder.layers.") for key in tensors):
+        raise CheckpointError(
+            f"{source!r} is a Swin transformer",
+            expected="a plain Vision Transformer, which every format here can hold",
+            fix="take the folder encoder/ or classifier/ of a finished run, which timm reads",
+        )
+
+
+def _painting(tensors: dict[str, Tensor], encoder: config.Encoder, notes: list[str]) -> dict[str, Tensor]:
+    """Return ``tensors`` without a decoder that predicts something else than pixels: no format has a word for it."""
+    layer = tensors.get("decoder.pred.weight")
+    if layer is None or len(layer) == encoder.channels * encoder.patch_size**2:
+        return tensors
+    notes.append("the decoder, which predicts no pixels, was left out")
+    return {key: value for key, value in tensors.items() if not key.startswith("decoder.")}
 
 
 def _preparation(source: Incoming, encoder: config.Encoder, notes: list[str]) -> dict[str, Any]:

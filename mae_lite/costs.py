@@ -1,17 +1,21 @@
 """Parameters and arithmetic of a recipe, counted without building it (and without importing torch).
 
 A multiply-add counts as two operations; a training step costs three forward passes, except of what is not trained.
+Left out are element-wise operations, histograms of oriented gradients among them.
 """
 
 from __future__ import annotations
 
+import math
 from typing import assert_never
 
 from mae_lite import config
 
 
-def encoder_parameters(encoder: config.Encoder) -> int:
-    """Return the parameters of the encoder with its position table and without a head."""
+def encoder_parameters(encoder: config.Encoder | config.Swin) -> int:
+    """Return the parameters of the encoder with its position tables and without a head."""
+    if isinstance(encoder, config.Swin):
+        return _swin_parameters(encoder)
     width, values = encoder.width, encoder.channels * encoder.patch_size**2
     projection = width * values + width
     tokens = width + (encoder.patches + 1) * width
@@ -21,37 +25,78 @@ def encoder_parameters(encoder: config.Encoder) -> int:
 
 def model_parameters(recipe: config.Recipe) -> int:
     """Return the parameters of what is used: the encoder, with relative positions where the recipe has them."""
-    encoder, method = recipe.encoder, recipe.method
-    tables = isinstance(method, config.Supervised) and method.relative_positions
-    rows = (2 * encoder.grid - 1) ** 2 + 3 if tables else 0
-    return encoder_parameters(encoder) + encoder.depth * encoder.num_heads * rows
+    count, method = encoder_parameters(recipe.encoder), recipe.method
+    if isinstance(method, config.Supervised) and method.relative_positions:
+        encoder = recipe.plain_encoder
+        count += encoder.depth * encoder.num_heads * ((2 * encoder.grid - 1) ** 2 + 3)
+    return count
 
 
-def forward_gflops(encoder: config.Encoder) -> float:
+def forward_gflops(encoder: config.Encoder | config.Swin) -> float:
     """Return the GFLOPs of encoding one image, all patches visible: the cost of using the model."""
-    return _encode(encoder, encoder.patches) / 1e9
+    return _encode_all(encoder) / 1e9
 
 
 def step_gflops(recipe: config.Recipe) -> float:
     """Return the GFLOPs of one training step per image."""
-    encoder = recipe.encoder
     match recipe.method:
-        case config.MAE() as method:
+        case config.MAE() | config.HOGAutoencoder() as method:
+            encoder = recipe.plain_encoder
             kept = method.kept(encoder.patches)
             forward = _encode(encoder, kept) + _decode(encoder, method, kept)
         case config.DistilledMAE() as method:
+            encoder = recipe.plain_encoder
             kept = method.kept(encoder.patches)
             student, teacher = _match(encoder, method, kept)
             forward = _encode(encoder, kept) + _decode(encoder, method, kept) + student + teacher / 3
+        case config.MaskFeat():
+            encoder = recipe.plain_encoder
+            forward = _encode_all(encoder) + 2 * encoder.patches * encoder.width * config.hog_values(encoder)
+        case config.SimMIM():
+            forward = _encode_all(recipe.encoder) + _paint(recipe.encoder)
         case config.Supervised():
-            forward = _encode(encoder, encoder.patches)
+            forward = _encode_all(recipe.encoder)
         case config.MoCoV3() as method:
-            return _contrast(encoder, method) / 1e9
+            return _contrast(recipe.plain_encoder, method) / 1e9
         case config.DINO() as method:
-            return _distil_itself(encoder, method, recipe.augmentation) / 1e9
+            return _distil_itself(recipe.plain_encoder, method, recipe.augmentation) / 1e9
         case never:
             assert_never(never)
     return 3 * forward / 1e9
+
+
+def _encode_all(encoder: config.Encoder | config.Swin) -> float:
+    if isinstance(encoder, config.Swin):
+        return _encode_swin(encoder)
+    return _encode(encoder, encoder.patches)
+
+
+def _swin_parameters(encoder: config.Swin) -> int:
+    """Count the projection and its norm, the blocks with their tables of positions, the maps between stages, a norm."""
+    total = encoder.width * (encoder.channels * encoder.patch_size**2 + 3) + 2 * encoder.last_width
+    for stage, (depth, heads) in enumerate(zip(encoder.depths, encoder.num_heads, strict=True)):
+        width, window = encoder.width << stage, min(encoder.window_size, encoder.grid >> stage)
+        total += depth * (12 * width**2 + 13 * width + (2 * window - 1) ** 2 * heads)
+        total += (2 * width**2 + 4 * width) * (stage > 0)  # four neighbours of half the width, normalised, become one
+    return total
+
+
+def _encode_swin(encoder: config.Swin) -> float:
+    """Count all stages; attention works on maps that are filled up to whole windows."""
+    total = 2.0 * encoder.patches * encoder.channels * encoder.patch_size**2 * encoder.width
+    for stage, depth in enumerate(encoder.depths):
+        width, side = encoder.width << stage, encoder.grid >> stage
+        window = min(encoder.window_size, side)
+        seen = (math.ceil(side / window) * window) ** 2
+        total += depth * (8 * seen * width**2 + 4 * seen * window**2 * width + 16 * side**2 * width**2)
+        total += 4 * side**2 * width**2 * (stage > 0)
+    return total
+
+
+def _paint(encoder: config.Encoder | config.Swin) -> float:
+    """Count the one layer that paints a square of pixels for each token of the last map."""
+    last_width = encoder.last_width if isinstance(encoder, config.Swin) else encoder.width
+    return 2 * encoder.image_size**2 * last_width * encoder.channels
 
 
 def _encode(encoder: config.Encoder, patches: int) -> float:
@@ -100,7 +145,7 @@ def _logits(tokens: int, width: int) -> float:
 
 
 def _decode(encoder: config.Encoder, method: config.Masking, kept: int) -> float:
-    width, values = method.decoder_width, encoder.channels * encoder.patch_size**2
+    width, values = method.decoder_width, method.values(encoder)
     maps = 2 * (kept + 1) * encoder.width * width + 2 * (encoder.patches - kept) * width * values
     return maps + _blocks(method.decoder_depth, encoder.patches + 1, width)
 

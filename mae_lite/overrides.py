@@ -18,6 +18,8 @@ from mae_lite.errors import ConfigError, nearest
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Values = dict[str, Any]
+_UNIONS = ("encoder", "method", "optimizer")
+"""Pages of several kinds; pydantic puts the kind behind their name."""
 
 
 def parse(argv: Sequence[str], model: type[BaseModel], base: Mapping[str, Any]) -> Values:
@@ -128,17 +130,22 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 
 
 def _inner_model(annotation: Any, value: Any) -> type[BaseModel] | None:
-    models = [item for item in _options(annotation) if isinstance(item, type) and issubclass(item, BaseModel)]
+    members = [_options(item)[0] if typing.get_origin(item) is Annotated else item for item in _options(annotation)]
+    models = [item for item in members if isinstance(item, type) and issubclass(item, BaseModel)]
     kind = value.get("kind") if isinstance(value, Mapping) else None
-    return next(
-        (item for item in models if kind and item.model_fields["kind"].default == kind), next(iter(models), None)
-    )
+    return next((item for item in models if kind and _kind(item) == kind), next(iter(models), None))
+
+
+def _kind(model: type[BaseModel]) -> Any:
+    """Return what tells ``model`` from the others of its union; None for the one that needs no such word."""
+    field = model.model_fields.get("kind")
+    return None if field is None else field.default
 
 
 def _explain(model: type[BaseModel], values: Mapping[str, Any], item: Any) -> str:
     known = set(leaf_fields(model, values))
     steps = [str(step) for step in item["loc"]]
-    path = ".".join(step for i, step in enumerate(steps) if not (i == 1 and steps[0] in ("method", "optimizer")))
+    path = ".".join(step for i, step in enumerate(steps) if not (i == 1 and steps[0] in _UNIONS))
     if item["type"] == "extra_forbidden":
         return f"unknown field {path!r}{nearest(path, known)}"
     if item["type"] == "missing":

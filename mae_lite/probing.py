@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from mae_lite.evaluation.accuracy import measure
 from mae_lite.evaluation.preview import Previews
 from mae_lite.methods.mae import MaskedAutoencoder
 
+_log = logging.getLogger(__name__)
 _TIMES = 20
 _SHARE = 0.05
 _PICTURES = 8
@@ -30,7 +32,10 @@ def probes(job: Job, train: Source, held_out: Source | None) -> tuple[Probe, ...
     if job.runtime.probe_images and math.isfinite(every):
         found.append(Probe(_feature_probe(job, train), every, at_start=True))
     if isinstance(job.method, MaskedAutoencoder) and job.fabric.is_global_zero:
-        found.append(Probe(_previews(job, train), every, at_start=math.isfinite(every)))
+        if isinstance(job.recipe.method, config.Painting):
+            found.append(Probe(_previews(job, train), every, at_start=math.isfinite(every)))
+        else:
+            _log.info("no previews: histograms of gradients are predicted, of which no picture can be painted")
     return tuple(found)
 
 

@@ -26,7 +26,9 @@ from mae_lite.data.opening import open_source
 from mae_lite.methods.base import Method
 from mae_lite.methods.dino import SelfDistillation
 from mae_lite.methods.mae import MaskedAutoencoder
+from mae_lite.methods.maskfeat import FeaturePrediction
 from mae_lite.methods.mocov3 import MomentumContrast
+from mae_lite.methods.simmim import PixelRegression
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
 
@@ -34,6 +36,8 @@ METHODS: dict[str, tuple[Callable[[], Recipe], type[Method]]] = {
     "mae": (toy.mae, MaskedAutoencoder),
     "mocov3": (toy.mocov3, MomentumContrast),
     "dino": (toy.dino, SelfDistillation),
+    "maskfeat": (toy.maskfeat, FeaturePrediction),
+    "simmim": (toy.simmim_swin, PixelRegression),
 }
 
 

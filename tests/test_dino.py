@@ -16,10 +16,15 @@ from torch.multiprocessing.spawn import spawn
 
 from mae_lite import config, methods, recipes, training
 from mae_lite.config import Recipe
+from mae_lite.data.loader import evaluation_loader
+from mae_lite.data.opening import open_source
+from mae_lite.data.sources import Source, subset
+from mae_lite.data.transforms import EvalTransform
 from mae_lite.engine.optim import build_optimizer
 from mae_lite.errors import ConfigError
+from mae_lite.evaluation.features import Features, extract
 from mae_lite.evaluation.load import load_encoder
-from mae_lite.evaluation.probes import feature_std
+from mae_lite.evaluation.probes import feature_std, weighted_knn
 from mae_lite.methods.across_ranks import mean_of_all
 from mae_lite.methods.dino import (
     PrototypeHead,
@@ -380,3 +385,75 @@ def test_pretraining_goes_on_from_other_weights(tmp_path: Path, caplog: pytest.L
     trained(toy.mae(), tmp_path / "back", init=str(tmp_path / "from-mae"), stop_after_steps=1)
     trained(toy.mocov3(), tmp_path / "back-mocov3", init=str(tmp_path / "from-mae"), stop_after_steps=1)
     assert "has no decoder" in caplog.text and "has no momentum encoder" in caplog.text
+
+
+def small_recipe(steps: int) -> Recipe:
+    """Return cifar10-dino for ``steps`` updates of 48 images.
+
+    A teacher that shall get anywhere in so few updates moves fast, so that the centre must too: at 0.9 it lags behind,
+    and the teacher's entropy swings between 0 and log K. A colder one tells images apart that are still much alike.
+    """
+    return recipes.derive(
+        recipes.get("cifar10-dino"),
+        encoder={"patch_size": 8, "width": 64, "depth": 3, "num_heads": 4},
+        method={
+            **{"hidden_width": 256, "bottleneck_width": 64, "prototypes": 512},
+            **{"teacher_start_temperature": 0.02, "teacher_temperature": 0.02, "freeze_prototypes_epochs": 0.1},
+            **{"momentum": 0.98, "centre_momentum": 0.5},
+        },
+        augmentation={"local_views": 1},
+        global_batch_size=48,
+        epochs=steps / 100,  # 4,800 images make 100 updates
+        warmup_epochs=0.25,
+        lr_per_256=1e-2,
+        precision="fp32",
+    )
+
+
+def photographs(shared_data: Path) -> Source:
+    return open_source(str(shared_data / "cifar10" / "test.parquet"), "train")
+
+
+def learned(recipe: Recipe, images: Source, folder: Path) -> list[dict[str, Any]]:
+    """Train and return the rows of metrics."""
+    training.run(recipe, toy.runtime(folder, log_every_steps=5, save_every_steps=1000, probe_images=0), images=images)
+    return [row for row in read_rows(folder) if "loss" in row]
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
+def test_thirty_steps_on_photographs_learn(shared_data: Path, arrow_cache: Path, tmp_path: Path) -> None:
+    """The student comes to agree with its teacher: what the loss has beyond the teacher's entropy falls."""
+    del arrow_cache
+    rows = learned(small_recipe(30), subset(photographs(shared_data), np.arange(4800)), tmp_path / "run")
+    beyond = [row["loss"] - row["teacher_entropy"] for row in rows]
+    print(beyond, [row["view_feature_std"] for row in rows])
+    assert beyond[-1] < 0.6 * beyond[0]
+    assert rows[-1]["view_feature_std"] > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
+def test_features_of_photographs_get_better_and_do_not_collapse(
+    shared_data: Path, arrow_cache: Path, tmp_path: Path
+) -> None:
+    """Nearest neighbours on images that were never trained on, with features of a random and of a trained encoder."""
+    del arrow_cache
+    recipe, images = small_recipe(300), photographs(shared_data)
+    rows = learned(recipe, subset(images, np.arange(4800)), tmp_path / "run")
+    known, unseen = subset(images, np.arange(2000)), subset(images, np.arange(7000, 9500))
+    found = {}
+    for name, encoder in (("random", dino(recipe).encoder), ("trained", load_encoder(tmp_path / "run"))):
+        bank, queries = (class_token_features(encoder, recipe, source) for source in (known, unseen))
+        accuracy = weighted_knn(bank.values, bank.labels, queries.values, queries.labels)
+        found[name] = accuracy, feature_std(queries.values)
+    print(found, rows[-1])
+    assert found["trained"][0] > found["random"][0] + 0.01
+    assert found["trained"][1] > 0.5 and min(row["view_feature_std"] for row in rows) > 0.5
+    assert all(1.0 < row["teacher_entropy"] < 0.95 * math.log(512) for row in rows)
+
+
+def class_token_features(encoder: Any, recipe: Recipe, source: Source) -> Features:
+    augmentation, device = recipe.augmentation, torch.device("cpu")
+    loader = evaluation_loader(source, EvalTransform(augmentation, 32, 3), batch_size=250, channels=3)
+    return extract(encoder, loader, device=device, mean=augmentation.mean, std=augmentation.std, token="class")

@@ -50,7 +50,7 @@ def recipe_of(kind: str, **changes: Any) -> Recipe:
 def method_of(recipe: Recipe, seed: int = 7) -> DistilledAutoencoder:
     method = build(recipe, 0)
     assert isinstance(method, DistilledAutoencoder) and isinstance(recipe.method, config.DistilledMAE)
-    method.teacher = Teacher(build_encoder(recipe.method.teacher(recipe.encoder), seed), "")
+    method.teacher = Teacher(build_encoder(recipe.method.teacher(recipe.plain_encoder), seed), "")
     return method
 
 
@@ -111,7 +111,7 @@ def test_attention_loss_is_the_slow_formula(kind: str) -> None:
 
 def test_logits_are_what_timm_puts_into_its_softmax() -> None:
     """And representations what its forward passes on: nothing is computed that the teacher does not compute itself."""
-    model: Any = build_encoder(toy.mae(encoder={"depth": 2}).encoder, seed=3).eval()
+    model: Any = build_encoder(toy.mae(encoder={"depth": 2}).plain_encoder, seed=3).eval()
     images, seen = pictures(2), list[Tensor]()
     attention = model.blocks[1].attn
     attention.fused_attn = False
@@ -225,7 +225,7 @@ def test_run_folder(tmp_path: Path) -> None:
     teacher = toy.teacher_weights(tmp_path / "teacher.safetensors", recipe)
     run = training.run(recipe, toy.runtime(tmp_path / "run", teacher=teacher)).folder
     Path(teacher).unlink()
-    plain = build_encoder(recipe.encoder, seed=0).state_dict()
+    plain = build_encoder(recipe.plain_encoder, seed=0).state_dict()
     assert load_file(run / "encoder" / "model.safetensors").keys() == plain.keys()
     assert load_encoder(run).state_dict().keys() == plain.keys()
     assert load_run(run).recipe == recipe

@@ -91,7 +91,7 @@ def reference(numbers: dict[str, Tensor], kind: str) -> DistilledAutoencoder:
     names = ("hidden_adapter_1", "hidden_adapter_final") if kind == "hidden" else ("head_adapter",)
     tensors |= {name: numbers[f"in.{name}"].squeeze() for name in names}
     weights.load_into(method, ours(tensors), source="student")
-    model = build_encoder(settings.method.teacher(settings.encoder), seed=0)
+    model = build_encoder(settings.method.teacher(settings.plain_encoder), seed=0)
     weights.load_into(model, under(numbers, "teacher."), source="teacher")
     method.teacher = Teacher(model, "")
     return method

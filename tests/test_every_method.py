@@ -28,6 +28,9 @@ STEPS = 20
 PHOTOGRAPHS = {
     "mae": "cifar10-mae-tiny",
     "distilled_mae": "cifar10-d-mae-tiny",
+    "mae_hog": "cifar10-mae-hog-tiny",
+    "maskfeat": "cifar10-maskfeat-tiny",
+    "simmim": "cifar10-simmim",
     "mocov3": "cifar10-mocov3",
     "dino": "cifar10-dino",
     "supervised": "cifar10-supervised",

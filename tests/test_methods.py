@@ -141,7 +141,11 @@ def test_finetuning_trains_sincos_positions_and_starts_a_new_norm_and_head() -> 
     assert_normal(method.encoder.head.weight, 0.02)
 
 
-@pytest.mark.parametrize("recipe", [toy.mae(), toy.mocov3(), toy.classifier()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe",
+    [toy.mae(), toy.mocov3(), toy.maskfeat(), toy.simmim_swin(), toy.swin_classifier(), toy.classifier()],
+    ids=lambda recipe: recipe.name,
+)
 def test_the_seed_decides_the_model_and_nothing_else_does(recipe: Recipe) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -310,7 +314,14 @@ def test_all_visible_in_place_order_is_timms_forward() -> None:
         )
 
 
-@pytest.mark.parametrize("recipe", [toy.mae(), toy.classifier()], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        *(toy.mae(), toy.mae_hog(), toy.maskfeat(), toy.simmim(), toy.simmim_swin()),
+        *(toy.classifier(), toy.swin_classifier()),
+    ],
+    ids=lambda recipe: recipe.name,
+)
 def test_gradient_reaches_every_trainable_parameter(recipe: Recipe) -> None:
     method = build(recipe, 10)
     method(pictures(6, 1, 8), torch.arange(6), method.draw(0, 0, range(6))).loss.backward()
@@ -487,7 +498,7 @@ def test_mean_pooling_leaves_the_class_token_out() -> None:
 
 
 def test_token_pooling_is_the_class_token_after_the_final_norm() -> None:
-    encoder = toy.classifier().encoder
+    encoder = toy.classifier().plain_encoder
     model: Any = build_classifier(encoder, 10, "token", seed=0).eval()
     images = pictures(3, 1, 8)
     with torch.no_grad():

@@ -21,7 +21,7 @@ from mae_lite import config, costs, methods, recipes
 from mae_lite.config import Reading
 from mae_lite.errors import ConfigError
 from mae_lite.methods.distilled import Teacher
-from mae_lite.models.vit import build_classifier, build_encoder
+from mae_lite.models.encoders import build_classifier, build_encoder
 
 MAE_PRETRAINING: dict[str, Any] = {
     "start": "random",
@@ -123,6 +123,48 @@ SCRATCH: dict[str, Any] = {
     "encoder.positions": "learned",
     "encoder.init": "trunc_normal",
     "layer_decay": 1.0,
+}
+MASKED: dict[str, Any] = {
+    **{name: value for name, value in MAE_PRETRAINING.items() if not name.startswith("method.")},
+    "encoder.width": 192,
+    "optimizer.no_decay": ("vectors", "tokens"),
+    "augmentation.interpolation": "bicubic",
+    "global_batch_size": 2048,
+}
+MASKFEAT: dict[str, Any] = {
+    **MASKED,
+    "method.kind": "maskfeat",
+    "method.mask_ratio": 0.4,
+    "augmentation.crop_scale": (0.5, 1.0),
+    "optimizer.betas": (0.9, 0.999),
+    "epochs": 300,
+    "warmup_epochs": 30,
+    "lr_per_256": 2e-4,
+    "clip_grad_norm": 0.02,
+}
+SIMMIM: dict[str, Any] = {
+    **MASKED,
+    "method.kind": "simmim",
+    "method.mask_ratio": 0.6,
+    "method.mask_unit_px": 32,
+    "augmentation.crop_scale": (0.67, 1.0),
+    "optimizer.betas": (0.9, 0.99),
+    "epochs": 400,
+    "warmup_epochs": 10,
+    "warmup_start_lr": 2e-6,
+    "lr_per_256": 5e-5,
+    "clip_grad_norm": 5.0,
+}
+SWIN: dict[str, Any] = {
+    "encoder.kind": "swin",
+    "encoder.image_size": 224,
+    "encoder.channels": 3,
+    "encoder.patch_size": 4,
+    "encoder.width": 96,
+    "encoder.depths": (2, 2, 6, 2),
+    "encoder.num_heads": (3, 6, 12, 24),
+    "encoder.window_size": 7,
+    "encoder.drop_path": 0.0,
 }
 MOCOV3: dict[str, Any] = {
     **{name: value for name, value in MAE_PRETRAINING.items() if not name.startswith("method.")},
@@ -237,6 +279,22 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augmentation.eval_crop": 1.0,
         "global_batch_size": 512,
     },
+    "maskfeat-tiny": MASKFEAT,
+    "maskfeat-small": {**MASKFEAT, "encoder.width": 384},
+    "mae-hog-tiny": {
+        **{name: value for name, value in MAE_PRETRAINING.items() if name != "method.normalize_target"},
+        "encoder.width": 192,
+        "method.kind": "mae_hog",
+        "method.decoder_depth": 1,
+        "method.decoder_width": 96,
+        "method.decoder_heads": 3,
+        "epochs": 400,
+    },
+    "simmim-tiny": SIMMIM,
+    "simmim-swin-tiny": {
+        **{name: value for name, value in SIMMIM.items() if not name.startswith("encoder.")},
+        **SWIN,
+    },
     "finetune-improved": IMPROVED,
     "finetune-mae-original": {
         **FINETUNE,
@@ -270,6 +328,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "warmup_epochs": 10,
         "lr_per_256": 0.05,
         "layer_decay": 0.75,
+    },
+    "finetune-swin-tiny": {
+        **{name: value for name, value in IMPROVED.items() if not name.startswith("encoder.")},
+        **SWIN,
     },
 }
 ALL = recipes.names()
@@ -309,6 +371,8 @@ def test_every_number_of_the_paper(name: str) -> None:
         ("finetune-improved", 4e-3),
         ("scratch", 4e-3),
         ("transfer-cifar100", 0.1),
+        ("maskfeat-tiny", 1.6e-3),
+        ("simmim-swin-tiny", 4e-4),
     ],
 )
 def test_peak_learning_rate(name: str, rate: float) -> None:
@@ -355,6 +419,19 @@ def test_digest_ignores_name_note_and_parent_only(name: str) -> None:
     assert len(digests) == 1 + len(flat(recipe.model_dump(exclude={"name", "note", "parent"})))
 
 
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("mae-tiny", "f094c41dc118ba6ab4c7815fb95b6bb264fb184f0d1685eb1b66b856f3146769"),
+        ("mocov3-tiny", "0c8f2eb3d5985d1e347b6869dd320edebaeff0a0c2d7a03650978b0c653b9e53"),
+        ("finetune-improved", "7fa5cd485ca35e91f55684d7d7afbd871c564837849cc6e35905f4b2577d3c19"),
+    ],
+)
+def test_later_settings_leave_earlier_digests_as_they_were(name: str, digest: str) -> None:
+    """A digest is the name of a run's folder: the same command shall find its run again."""
+    assert recipes.get(name).digest() == digest
+
+
 def _changed(recipe: config.Recipe, setting: str) -> config.Recipe:
     """Return ``recipe`` with one setting changed, valid or not."""
     parent, _, leaf = setting.rpartition(".")
@@ -392,7 +469,7 @@ def test_unknown_recipe_names_the_nearest() -> None:
 def test_derive_merges_nested_settings() -> None:
     base = recipes.get("finetune-improved")
     derived = recipes.derive(base, "shallow", encoder={"depth": 3}, epochs=7)
-    assert (derived.name, derived.parent, derived.epochs, derived.encoder.depth) == ("shallow", base.name, 7, 3)
+    assert (derived.name, derived.parent, derived.epochs, derived.plain_encoder.depth) == ("shallow", base.name, 7, 3)
     assert recipes.derive(derived, encoder={"depth": 12}, epochs=300).digest() == base.digest()
     sgd = recipes.derive(base, optimizer={"kind": "sgd", "momentum": 0.8})
     assert sgd.optimizer == config.SGD(momentum=0.8)  # nothing of AdamW is left
@@ -449,6 +526,7 @@ def test_encoder_parameters(name: str) -> None:
         ("mae-tiny", 5_524_416, 5_717_416),
         ("mae-small", 21_665_664, 22_050_664),  # "22 M"
         ("mae-base", 85_798_656, 86_567_656),  # "86 M"; timm's own number with a head
+        ("simmim-swin-tiny", 27_519_354, 28_288_354),  # "28 M" (Liu et al. 2021, table 1)
     ],
 )
 def test_published_parameter_counts(name: str, encoder: int, with_head: int) -> None:
@@ -460,7 +538,7 @@ def test_published_parameter_counts(name: str, encoder: int, with_head: int) -> 
 
 def test_architecture_is_the_papers() -> None:
     with torch.device("meta"):
-        model: Any = build_encoder(recipes.get("mae-tiny").encoder, seed=0)
+        model: Any = build_encoder(recipes.get("mae-tiny").plain_encoder, seed=0)
     block = model.blocks[0]
     assert (len(model.blocks), block.attn.num_heads, block.attn.qkv.bias is not None) == (12, 12, True)
     assert block.mlp.fc1.weight.shape == (4 * 192, 192)
@@ -476,7 +554,7 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
         method: Any = methods.build(recipe, num_classes=10)
         models: list[Any] = [method]
         if isinstance(recipe.method, config.DistilledMAE):
-            method.teacher = Teacher(build_encoder(recipe.method.teacher(encoder), seed=0), "")
+            method.teacher = Teacher(build_encoder(recipe.method.teacher(recipe.plain_encoder), seed=0), "")
             models.append(method.teacher.model)
         method.to("meta")
         views = () if recipe.augmentation.views == 1 else (recipe.augmentation.views,)
@@ -495,7 +573,19 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
     return step.get_total_flops() / images / 1e9, forward.get_total_flops() / images / 1e9
 
 
-@pytest.mark.parametrize("name", ["mae-tiny", "mocov3-tiny", "dino-tiny", "finetune-improved", "d-mae-tiny"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mae-tiny",
+        "mocov3-tiny",
+        "dino-tiny",
+        "finetune-improved",
+        "d-mae-tiny",
+        "maskfeat-tiny",
+        "mae-hog-tiny",
+        "simmim-swin-tiny",
+    ],
+)
 def test_gflops_of_the_paper_size(name: str) -> None:
     """What is left out: the head, and that backward needs no gradient of the images, 1 % of a step."""
     recipe = recipes.get(name)
@@ -508,7 +598,8 @@ def test_gflops_of_the_paper_size(name: str) -> None:
 def test_gflops(name: str) -> None:
     recipe = recipes.get(name)
     shallow = {"decoupled_at": None, "teacher_depth": 3} if recipe.method.kind == "distilled_mae" else {}
-    recipe = recipes.derive(recipe, encoder={"depth": 2}, method=shallow)
+    if isinstance(recipe.encoder, config.Encoder):
+        recipe = recipes.derive(recipe, encoder={"depth": 2}, method=shallow)
     encoder = recipe.encoder
     seen = recipe.method.kept(encoder.patches) if isinstance(recipe.method, config.Masking) else encoder.patches
     # In a shallow model the images' own gradient, which nobody needs, would be several per cent of a step.

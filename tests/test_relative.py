@@ -148,7 +148,7 @@ def test_beit_computes_the_same_at_paper_size(pooling: Any, tmp_path: Path) -> N
 
     recipe = recipes.derive(recipes.get("finetune-improved-rpe"), encoder={"depth": 2})
     assert isinstance(recipe.method, Supervised) and recipe.method.relative_positions
-    model: Any = build_classifier(recipe.encoder, 7, pooling, seed=0, relative_positions=True).eval()
+    model: Any = build_classifier(recipe.plain_encoder, 7, pooling, seed=0, relative_positions=True).eval()
     filled(model)
     for block in model.blocks:
         torch.nn.init.normal_(block.attn.qkv.bias)  # of the keys too: the softmax must not see it
@@ -203,7 +203,7 @@ def test_resizing_is_bicubic_and_said_once(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_the_seed_gives_what_it_gives_without_and_the_model_can_be_copied() -> None:
-    encoder = tuned().encoder
+    encoder = tuned().plain_encoder
     relative, plain = (build_classifier(encoder, 10, "mean", 3, on).eval() for on in (True, False))
     state = relative.state_dict()
     assert all(torch.equal(state[name], value) for name, value in plain.state_dict().items())

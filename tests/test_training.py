@@ -91,13 +91,14 @@ def _trainable(method: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mae", "classifier", "mocov3", "dino"])
+@pytest.mark.parametrize("kind", ["mae", "classifier", "mocov3", "dino", "simmim_swin"])
 def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     recipe = {
         "mae": toy.mae(**SGD),
         "classifier": toy.classifier(method={"mixup": 0.4}, global_batch_size=20, **SGD),
         "mocov3": toy.mocov3(**{**SGD, "lr_per_256": 0.1}),  # at 1.0 its loss rises, and rounding grows with it
         "dino": toy.dino(**{**SGD, "lr_per_256": 0.1}),
+        "simmim_swin": toy.simmim_swin(**{**SGD, "lr_per_256": 0.1}),
     }[kind]
     probes = {"probe_every_epochs": 3 / 84, "probe_images": 200} if kind == "mae" else {}
     one = trained(recipe, tmp_path / "one", **probes)
@@ -171,8 +172,11 @@ def test_the_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None
         toy.mae(method={"normalize_target": False}),
         toy.mocov3(),
         toy.dino(),
+        toy.mae_hog(),
+        toy.maskfeat(),
+        toy.simmim_swin(encoder={"drop_path": 0.5}),
     ],
-    ids=["ema", "sgd", "mae", "mocov3", "dino"],
+    ids=["ema", "sgd", "mae", "mocov3", "dino", "mae_hog", "maskfeat", "simmim_swin"],
 )
 def test_resumed_runs_are_the_same_runs(tmp_path: Path, recipe: Recipe) -> None:
     """Stop after 1, 2, ... updates, with other numbers of workers, and compare with a run in one go."""
@@ -268,6 +272,16 @@ def test_tensorboard_and_provenance(tmp_path: Path) -> None:
     start = json.loads((run / "provenance.json").read_text())["starts"][0]
     assert start["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert start["device"].startswith("cpu")
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(tmp_path: Path) -> None:
+    run = trained(toy.mae(), tmp_path / "run", stop_after_steps=2)
+    record = json.loads((run / "recipe.json").read_text())
+    for page, names in (("augmentation", ("local_views", "local_size", "local_scale")), ("optimizer", ("final_",))):
+        for name in [name for name in record["recipe"][page] if name.startswith(names)]:
+            del record["recipe"][page][name]
+    (run / "recipe.json").write_text(json.dumps(record))
+    assert training.run(toy.mae(), toy.runtime(run)).state == "finished"
 
 
 def test_other_starting_weights_are_another_run(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def distilled(**changes: Any) -> Recipe:
 def teacher_weights(path: Path, recipe: Recipe, seed: int = 7, **changes: Any) -> str:
     """Write random weights of the teacher that ``recipe`` wants, but for ``changes`` of its shape; return the path."""
     assert isinstance(recipe.method, DistilledMAE)
-    shape = Encoder.model_validate(recipe.method.teacher(recipe.encoder).model_dump() | changes)
+    shape = Encoder.model_validate(recipe.method.teacher(recipe.plain_encoder).model_dump() | changes)
     path.write_bytes(weights.to_bytes(build_encoder(shape, seed).state_dict()))
     return str(path)
 
@@ -90,6 +90,52 @@ def dino(**changes: Any) -> Recipe:
     return recipes.derive(toy, **changes)
 
 
+_GREY: dict[str, Any] = {"eval_crop": 1.0, "mean": (0.305,), "std": (0.376,)}
+_SHORT: dict[str, Any] = {"global_batch_size": 16, "epochs": 6 / 84, "warmup_epochs": 2 / 84, "precision": "fp32"}
+SWIN: dict[str, Any] = {"kind": "swin", "image_size": 8, "channels": 1, "patch_size": 1}
+SWIN |= {"width": 4, "depths": (2, 1), "num_heads": (2, 2), "window_size": 4}
+"""A map of 8 x 8 tokens, in which windows are shifted, then one of 4 x 4, which is one window."""
+
+
+def mae_hog(**changes: Any) -> Recipe:
+    """Return the toy MAE with the gradients of its patches as the target."""
+    method = {"kind": "mae_hog", "decoder_width": 8, "decoder_heads": 2, "mask_ratio": 0.5}
+    return recipes.derive(recipes.derive(mae(), "toy-mae-hog", method=method), **changes)
+
+
+def maskfeat(**changes: Any) -> Recipe:
+    """Return MaskFeat on digits: 16 images per update, patches of 4 cells of 2 x 2 pixels."""
+    toy = recipes.derive(
+        recipes.get("maskfeat-tiny"), "toy-maskfeat", encoder=_ENCODER, augmentation=_GREY, lr_per_256=4e-3, **_SHORT
+    )
+    return recipes.derive(toy, **changes)
+
+
+def simmim(**changes: Any) -> Recipe:
+    """Return SimMIM on digits with a plain encoder: squares of 2 x 2 patches of 2 x 2 pixels."""
+    toy = recipes.derive(
+        recipes.get("cifar10-simmim"),
+        "toy-simmim",
+        encoder={**_ENCODER, "patch_size": 2},
+        method={"mask_unit_px": 4},
+        augmentation=_GREY,
+        lr_per_256=4e-3,
+        **_SHORT,
+    )
+    return recipes.derive(toy, **changes)
+
+
+def simmim_swin(**changes: Any) -> Recipe:
+    """Return SimMIM on digits with a hierarchical encoder; a square is 2 x 2 tokens of its last map."""
+    return recipes.derive(recipes.derive(simmim(), "toy-simmim-swin", encoder=SWIN), **changes)
+
+
+def swin_classifier(**changes: Any) -> Recipe:
+    """Return the toy classifier with the hierarchical encoder of :func:`simmim_swin`, to be fine-tuned."""
+    toy = recipes.derive(classifier(), "toy-swin-classifier", start="pretrained", encoder=SWIN, layer_decay=0.5)
+    return recipes.derive(toy, **changes)
+
+
 def classifier(**changes: Any) -> Recipe:
     """Return a classifier on digits from scratch, 2 labels per class."""
     toy = recipes.derive(
@@ -108,6 +154,9 @@ def classifier(**changes: Any) -> Recipe:
 EVERY: dict[str, Callable[..., Recipe]] = {
     "mae": mae,
     "distilled_mae": distilled,
+    "mae_hog": mae_hog,
+    "maskfeat": maskfeat,
+    "simmim": simmim_swin,
     "mocov3": mocov3,
     "dino": dino,
     "supervised": classifier,

@@ -70,13 +70,14 @@ def parameter_groups(method: Method, recipe: config.Recipe) -> list[dict[str, An
     """Group the trainable parameters by learning-rate scale and weight decay.
 
     Layer decay: patch projection, class token and positions are layer 0, block i is layer i + 1, the rest is
-    layer depth + 1; scale = decay^(depth + 1 - layer).
+    layer depth + 1; scale = decay^(depth + 1 - layer). In Swin the blocks of all stages are counted on; what merges
+    tokens before a stage belongs to the stage's first block, and a block's table of positions to the block.
 
     Returns:
         Groups for a torch optimiser with the extra entries ``lr_scale``, ``exempt`` (from weight decay) and ``names``.
     """
     encoder: Any = method.get_submodule(method.trained)
-    top = len(encoder.blocks) + 1
+    top = _depth(encoder) + 1
     layers = {f"{method.trained}.{name}": layer for name, layer in _layers(encoder).items()}
     tokens = {f"{method.trained}.{name}" for name in encoder.no_weight_decay()}
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
@@ -92,6 +93,12 @@ def parameter_groups(method: Method, recipe: config.Recipe) -> list[dict[str, An
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
+
+
+def _depth(encoder: Any) -> int:
+    """Return the number of blocks of a Vision Transformer, or of all stages of a Swin transformer."""
+    stages = getattr(encoder, "layers", None)
+    return len(encoder.blocks) if stages is None else sum(len(stage.blocks) for stage in stages)
 
 
 def _layers(encoder: nn.Module) -> dict[str, int]:

@@ -12,6 +12,7 @@ import torch
 
 from mae_lite.data.loader import Batch, to_device
 from mae_lite.data.sources import Indices
+from mae_lite.errors import ConfigError
 
 Values = npt.NDArray[np.float32]
 Token = Literal["patches", "class"]
@@ -45,19 +46,25 @@ def extract(
     what is computed from it depends on the number of ranks through the rounding of the encoder alone.
 
     Args:
-        encoder: a timm Vision Transformer, in any mode; put back as it was.
+        encoder: a timm Vision Transformer or Swin transformer, in any mode; put back as it was.
         batches: uint8 images [B, C, H, H], as many or few as this rank has.
         device: where the encoder is.
         mean: [C] channel means of pixels in 0 to 1.
         std: [C] channel deviations of pixels in 0 to 1.
         token: "patches" takes the mean of the patch tokens after the final norm, "class" the class token there.
+
+    Raises:
+        ConfigError: when a class token is asked of an encoder without one.
     """
+    prefix = getattr(encoder, "num_prefix_tokens", 0)
+    if token == "class" and not prefix:
+        raise ConfigError("this encoder has no class token", fix='take the mean of its tokens: "patches"')
     was_training = encoder.training
     encoder.eval()
-    prefix = encoder.num_prefix_tokens
     parts: list[tuple[Values, Indices, Indices]] = []
     for host in batches:
         tokens = encoder.forward_features(to_device(host, device, mean, std).images).float()  # [B, prefix + N, D]
+        tokens = tokens.flatten(1, -2)  # Swin's are a map [B, h, h, D]
         pooled = tokens[:, 0] if token == "class" else tokens[:, prefix:].mean(dim=1)  # [B, D]
         parts.append((pooled.cpu().numpy(), host.labels.numpy(), host.ids.numpy()))
     encoder.train(was_training)

@@ -103,6 +103,7 @@ def _ours(known: Incoming) -> Incoming:
 def _timm(known: Incoming) -> Incoming:
     settings = known.settings
     heads = settings.get("model_args", {}).get("num_heads") or architecture_heads(settings.get("architecture", ""))
+    heads = None if isinstance(heads, list) else heads  # Swin's; its shapes tell them
     pooling: Pooling | None = "token" if settings.get("global_pool") == "token" else None
     return replace(
         known,
@@ -187,12 +188,13 @@ def _run(path: Path) -> Incoming:
         _log.log(level, "starting from %s, step %d (%s)", path, newest[0], state)
         raw = method_tensors(newest[1])
     supervised = isinstance(recipe.method, config.Supervised)
+    plain = recipe.encoder if isinstance(recipe.encoder, config.Encoder) else None
     return Incoming(
         layouts.Recognised("a run of mae_lite", raw, raw, (), ()),
         raw,
-        heads=recipe.encoder.num_heads,
+        heads=None if plain is None else plain.num_heads,
         decoder_heads=recipe.method.decoder_heads if isinstance(recipe.method, config.MAE) else None,
-        eps=1e-6,
+        eps=None if plain is None else 1e-6,
         mean=recipe.augmentation.mean,
         std=recipe.augmentation.std,
         crop=recipe.augmentation.eval_crop,

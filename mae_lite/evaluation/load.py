@@ -22,7 +22,7 @@ from mae_lite.models.relative import TABLE, has_tables
 
 _log = logging.getLogger(__name__)
 _HEADS = (
-    *("decoder.*", "matching.*"),
+    *("decoder.*", "matching.*", "painter.*"),
     *("projector.*", "predictor.*", "momentum_encoder.*", "momentum_projector.*"),
     *("student.*", "student_head.*", "teacher_head.*", "centre"),
 )
@@ -70,13 +70,13 @@ def load_encoder(path: str | Path) -> torch.nn.Module:
 
 
 def initial_tensors(
-    init: str, encoder: config.Encoder, *, flag: str = "--init", heads_flag: str = "--encoder.num-heads"
+    init: str, encoder: config.Encoder | config.Swin, *, flag: str = "--init", heads_flag: str = "--encoder.num-heads"
 ) -> dict[str, Tensor]:
     """Read the weights of ``--init`` or ``--teacher`` by the method's names.
 
     Args:
         init: a run folder, a checkpoint folder, a folder of timm, Hugging Face or ``mae-lite convert``, or a file.
-        encoder: what they will be loaded into; heads are compared, since shapes cannot tell them apart.
+        encoder: what they will be loaded into; heads are compared, since shapes cannot tell them apart (but Swin's).
         flag: what gave ``init``, for messages.
         heads_flag: what sets the number of heads, for messages.
 
@@ -84,9 +84,10 @@ def initial_tensors(
         CheckpointError: when they cannot be read or have another number of heads.
     """
     found = incoming.read(init, flag=flag)
-    if found.heads is None:
-        _log.warning("%s does not say its number of heads; it is taken to be %d", init, encoder.num_heads)
-    _check_heads(init, found.heads, encoder, heads_flag)
+    if isinstance(encoder, config.Encoder):
+        if found.heads is None:
+            _log.warning("%s does not say its number of heads; it is taken to be %d", init, encoder.num_heads)
+        _check_heads(init, found.heads, encoder, heads_flag)
     for words in _differences(found):
         _log.warning("%s: %s", init, words)
     return found.found.tensors
@@ -181,9 +182,13 @@ def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tupl
             if offsets:
                 _log.info("%s has no relative positions: they start at zero", init)
             return kept, ["encoder.head.*", *pooled, *offsets]
-        case config.MAE() | config.DistilledMAE():
-            kept, fresh = _with_decoder(tensors, recipe, init)
+        case config.MAE() | config.DistilledMAE() | config.HOGAutoencoder() as method:
+            kept, fresh = _with_decoder(tensors, recipe.plain_encoder, method, init)
             return kept, [*fresh, "matching.*"]
+        case config.MaskFeat():
+            return _with_painter(tensors, config.hog_values(recipe.plain_encoder), init)
+        case config.SimMIM():
+            return _with_painter(tensors, recipe.encoder.stride**2 * recipe.encoder.channels, init)
         case config.MoCoV3():
             return _with_followers(tensors, init)
         case config.DINO():
@@ -192,14 +197,31 @@ def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tupl
             assert_never(never)
 
 
-def _with_decoder(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tuple[dict[str, Tensor], list[str]]:
+def _with_decoder(
+    tensors: dict[str, Tensor], encoder: config.Encoder, method: config.Masking, init: str
+) -> tuple[dict[str, Tensor], list[str]]:
     if not any(name.startswith("decoder.") for name in tensors):
         _log.warning("%s has no decoder: it starts anew", init)
         return tensors, ["decoder.*"]
-    if tensors["encoder.patch_embed.proj.weight"].shape[1] != recipe.encoder.channels:
-        _log.warning("%s painted other channels: the decoder's last layer starts anew", init)
+    channels = tensors["encoder.patch_embed.proj.weight"].shape[1]
+    if channels != encoder.channels or len(tensors["decoder.pred.weight"]) != method.values(encoder):
+        what = "painted other channels" if channels != encoder.channels else "predicted something else"
+        _log.warning("%s %s: the decoder's last layer starts anew", init, what)
         kept = {name: value for name, value in tensors.items() if not name.startswith("decoder.pred.")}
         return kept, ["decoder.pred.*"]
+    return tensors, []
+
+
+def _with_painter(tensors: dict[str, Tensor], values: int, init: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Keep the mask token, and the layer behind the encoder where it predicts as many ``values`` of a token."""
+    layer = tensors.get("painter.pred.weight")
+    if layer is None:
+        _log.warning("%s has no mask token and no layer behind the encoder: they start anew", init)
+        return tensors, ["painter.*"]
+    if len(layer) != values:
+        _log.warning("%s predicted something else: the layer behind the encoder starts anew", init)
+        kept = {name: value for name, value in tensors.items() if not name.startswith("painter.pred.")}
+        return kept, ["painter.pred.*"]
     return tensors, []
 
 

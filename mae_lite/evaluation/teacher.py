@@ -48,7 +48,7 @@ def load_teacher(recipe: config.Recipe, name: str | None) -> Teacher | None:
             expected="its weights",
             fix="add --teacher RUN (a finished pre-training run), a timm folder, a weights file or timm:NAME",
         )
-    shape = method.teacher(recipe.encoder)
+    shape = method.teacher(recipe.plain_encoder)
     model = _from_timm(name, shape) if name.startswith(_TIMM) else _from_weights(name, shape, _final_norm(method))
     return Teacher(model, files.sha256(weights.to_bytes(model.state_dict())))
 

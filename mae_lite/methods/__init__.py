@@ -9,7 +9,10 @@ from mae_lite.methods.base import Method
 from mae_lite.methods.dino import SelfDistillation
 from mae_lite.methods.distilled import DistilledAutoencoder
 from mae_lite.methods.mae import MaskedAutoencoder
+from mae_lite.methods.mae_hog import GradientAutoencoder
+from mae_lite.methods.maskfeat import FeaturePrediction
 from mae_lite.methods.mocov3 import MomentumContrast
+from mae_lite.methods.simmim import PixelRegression
 from mae_lite.methods.supervised import SupervisedClassifier
 
 
@@ -20,6 +23,12 @@ def build(recipe: config.Recipe, num_classes: int) -> Method:
             return MaskedAutoencoder(recipe, method)
         case config.DistilledMAE() as method:
             return DistilledAutoencoder(recipe, method)
+        case config.HOGAutoencoder() as method:
+            return GradientAutoencoder(recipe, method)
+        case config.MaskFeat() as method:
+            return FeaturePrediction(recipe, method)
+        case config.SimMIM() as method:
+            return PixelRegression(recipe, method)
         case config.MoCoV3() as method:
             return MomentumContrast(recipe, method)
         case config.DINO() as method:

@@ -55,13 +55,13 @@ class SelfDistillation(Method):
         """Build all parts; the seed of ``recipe`` decides their initial values, and the teacher's are the student's."""
         super().__init__()
         self.method = method
-        self.student: Any = build_encoder(recipe.encoder, recipe.seed)
+        self.student: Any = build_encoder(recipe.plain_encoder, recipe.seed)
         self.student.pos_embed.requires_grad_(False)
-        whole = config.Encoder.model_validate(recipe.encoder.model_dump() | {"drop_path": 0.0})
+        whole = config.Encoder.model_validate(recipe.plain_encoder.model_dump() | {"drop_path": 0.0})
         self.encoder: Any = build_encoder(whole, recipe.seed).requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draws.key(recipe.seed, "init prototype head") >> 1)
-            self.student_head = PrototypeHead(recipe.encoder.width, method)
+            self.student_head = PrototypeHead(recipe.plain_encoder.width, method)
         self.teacher_head = copy.deepcopy(self.student_head).requires_grad_(False)
         self.register_buffer("centre", torch.zeros(method.prototypes))
         self.before_step(0.0)

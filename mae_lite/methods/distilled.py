@@ -66,12 +66,13 @@ class DistilledAutoencoder(MaskedAutoencoder):
     def __init__(self, recipe: config.Recipe, method: config.DistilledMAE) -> None:
         """Build encoder, decoder and maps; the seed of ``recipe`` decides their initial values."""
         super().__init__(recipe, method)
-        depth = recipe.encoder.depth
+        encoder = recipe.plain_encoder
+        depth = encoder.depth
         self.settings, self.pairs = method, method.pairs(depth)
         self.painted_from = depth if method.decoupled_at is None else method.decoupled_at
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draws.key(recipe.seed, "init matching") >> 1)
-            self.matching = Matching(recipe.encoder, method)
+            self.matching = Matching(encoder, method)
         self._clock = Clock()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -20,7 +20,7 @@ from mae_lite.models.vit import build_encoder, init_linear, sincos_table
 
 
 class Decoder(nn.Module):
-    """The light decoder: linear map, mask token, own fixed positions, blocks, LayerNorm, linear map to pixels."""
+    """The light decoder: linear map, mask token, own fixed positions, blocks, LayerNorm, linear map to patches."""
 
     def __init__(self, encoder: config.Encoder, method: config.Masking) -> None:
         """Build the decoder with MAE's initial values."""
@@ -37,7 +37,7 @@ class Decoder(nn.Module):
             )
         )
         self.norm = norm(width)
-        self.pred = nn.Linear(width, encoder.patch_size**2 * encoder.channels)
+        self.pred = nn.Linear(width, method.values(encoder))
         nn.init.normal_(self.mask_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -73,15 +73,16 @@ class MaskedAutoencoder(Method):
     def __init__(self, recipe: config.Recipe, method: config.Masking) -> None:
         """Build encoder and decoder; the seed of ``recipe`` decides their initial values."""
         super().__init__()
-        self.patch_size = recipe.encoder.patch_size
-        self.patches = recipe.encoder.patches
+        encoder = recipe.plain_encoder
+        self.patch_size = encoder.patch_size
+        self.patches = encoder.patches
         self.kept = method.kept(self.patches)
-        self.normalize_target = method.normalize_target
-        self.encoder: Any = build_encoder(recipe.encoder, recipe.seed)
+        self.normalize_target = isinstance(method, config.Painting) and method.normalize_target
+        self.encoder: Any = build_encoder(encoder, recipe.seed)
         self.encoder.pos_embed.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draws.key(recipe.seed, "init decoder") >> 1)
-            self.decoder = Decoder(recipe.encoder, method)
+            self.decoder = Decoder(encoder, method)
 
     def draw(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
         """Draw the mask noise [B, N] of ``rows`` of the global batch."""
@@ -96,9 +97,17 @@ class MaskedAutoencoder(Method):
 
     def painting_loss(self, patches: Tensor, latent: Tensor, order: Tensor) -> Tensor:
         """Return the loss [] of painting patches [B, N, P] from ``latent``; see :meth:`Decoder.forward`."""
-        hidden = order[:, self.kept :]
-        prediction = self.decoder(latent, order, hidden)  # [B, N - K, P]
-        target = self.target(_take(patches, hidden))
+        return self.error(self.target(take(patches, order[:, self.kept :])), latent, order)
+
+    def error(self, target: Tensor, latent: Tensor, order: Tensor) -> Tensor:
+        """Return the mean squared error [] of what is decoded from ``latent``; see :meth:`Decoder.forward`.
+
+        Args:
+            target: [B, N - K, P], of the hidden patches in the order of ``order``.
+            latent: [B, 1 + K, D].
+            order: [B, N] patch numbers, the K visible ones first.
+        """
+        prediction = self.decoder(latent, order, order[:, self.kept :])  # [B, N - K, P]
         loss: Tensor = (prediction.float() - target).square().mean(dim=-1).mean()
         return loss
 
@@ -135,9 +144,9 @@ def embed(encoder: Any, patches: Tensor, visible: Tensor) -> Tensor:
     projection = encoder.patch_embed.proj
     # patchify orders a patch by (row, column, channel), the convolution by (channel, row, column)
     weight = projection.weight.permute(0, 2, 3, 1).flatten(1)  # [D, P]
-    tokens = nn.functional.linear(_take(patches, visible), weight, projection.bias)  # [B, K, D]
+    tokens = nn.functional.linear(take(patches, visible), weight, projection.bias)  # [B, K, D]
     positions = encoder.pos_embed.expand(len(tokens), -1, -1)
-    tokens = tokens + _take(positions[:, 1:], visible)
+    tokens = tokens + take(positions[:, 1:], visible)
     class_token = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(tokens), -1, -1)
     tokens = torch.cat([class_token.to(tokens.dtype), tokens], dim=1)
     return encoder.norm_pre(tokens)  # type: ignore[no-any-return]
@@ -159,6 +168,6 @@ def unpatchify(patches: Tensor, patch_size: int, channels: int) -> Tensor:
     return cut.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, grid * patch_size, grid * patch_size)
 
 
-def _take(tokens: Tensor, rows: Tensor) -> Tensor:
+def take(tokens: Tensor, rows: Tensor) -> Tensor:
     """Pick tokens [B, N, X] by patch numbers [B, M]: [B, M, X]."""
     return torch.gather(tokens, 1, rows.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))

@@ -32,12 +32,12 @@ class MomentumContrast(Method):
         """Build all parts; the seed of ``recipe`` decides their initial values, and the followers start as copies."""
         super().__init__()
         self.method = method
-        encoder: Any = build_encoder(recipe.encoder, recipe.seed, "mocov3")
+        encoder: Any = build_encoder(recipe.plain_encoder, recipe.seed, "mocov3")
         self.encoder: Any = encoder
         encoder.pos_embed.requires_grad_(False)
         if method.freeze_patch_projection:
             encoder.patch_embed.proj.requires_grad_(False)
-        width, hidden, output = recipe.encoder.width, method.hidden_width, method.output_width
+        width, hidden, output = recipe.plain_encoder.width, method.hidden_width, method.output_width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draws.key(recipe.seed, "init projector") >> 1)
             self.projector = perceptron(width, hidden, hidden, output)

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from mae_lite import config, draws
 from mae_lite.methods.base import Method, StepOutput
-from mae_lite.models.vit import build_classifier
+from mae_lite.models.encoders import build_classifier
 
 
 class SupervisedClassifier(Method):
@@ -29,7 +29,7 @@ class SupervisedClassifier(Method):
         self.method = method
         self.side = recipe.encoder.image_size
         self.encoder: Any = build_classifier(
-            recipe.encoder, num_classes, method.pooling, recipe.seed, bool(method.relative_positions)
+            recipe.encoder, num_classes, method.pooling, recipe.seed, method.relative_positions
         )
         self.couples_samples = method.mixup > 0 or method.cutmix > 0
 

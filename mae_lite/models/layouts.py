@@ -59,6 +59,12 @@ _TIMM: Rules = (
     (r"blocks\.(\d+)\.gamma_([12])", r"encoder.blocks.\1.ls\2.gamma"),
     (r"blocks\.(\d+)\.attn\.(?:relative\.)?relative_position_bias_table", rf"encoder.blocks.\1.{TABLE}"),
 )
+_SWIN: Rules = (
+    (rf"(patch_embed\.(?:proj|norm)\.{_WB}|norm\.{_WB})", r"encoder.\1"),
+    (rf"(layers\.\d+\.{_BLOCK}|layers\.\d+\.downsample\.(?:norm|reduction)\.{_WB})", r"encoder.\1"),
+    (r"(layers\.\d+\.blocks\.\d+\.attn\.relative_position_bias_table)", r"encoder.\1"),
+    (rf"(head\.fc\.{_WB})", r"encoder.\1"),
+)
 _DECODER: Rules = (
     (r"(mask_token)", r"decoder.\1"),
     (rf"decoder_(pos_embed|(?:embed|norm|pred)\.{_WB}|{_BLOCK})", r"decoder.\1"),
@@ -184,6 +190,12 @@ LAYOUTS = (
         _below(r"backbone\.", _TIMM) + _below(r"decoder\.", _DECODER),
         _TRAINING,
     ),
+    Layout(
+        "timm Swin",
+        (r"patch_embed\.norm\.weight", r"layers\.\d+\.blocks\..*relative_position_bias_table"),
+        _SWIN,
+        (r"layers\..*\.(?:relative_position_index|attn_mask)",),
+    ),
     Layout("torchvision", (r"class_token", r"conv_proj\.weight", r"encoder\.pos_embedding"), _TORCHVISION),
 )
 _BEYOND = {
@@ -215,7 +227,7 @@ def recognise(tensors: Mapping[str, Tensor], source: str, prefix: str = "") -> R
         raise CheckpointError(
             f"{source!r} has no known layout",
             found=f"{len(names)} names such as {_first(names or tensors)}",
-            expected=f"a Vision Transformer with a class token of {known}",
+            expected=f"a Vision Transformer of {known}",
             fix="give another file, or --prefix NAME. of the part that is the Vision Transformer",
         )
     renamed: dict[str, Tensor] = {}

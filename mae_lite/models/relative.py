@@ -20,7 +20,7 @@ from mae_lite.errors import CheckpointError
 
 _log = logging.getLogger(__name__)
 TABLE = "attn.relative.relative_position_bias_table"
-"""What the name of a table ends with."""
+"""What the name of a table ends with here."""
 BEIT = "beit_base_patch16_224"
 """timm's architecture that :func:`as_beit` is for, with its sizes and :data:`BEIT_ARGUMENTS` overridden."""
 BEIT_ARGUMENTS = {"use_abs_pos_emb": True, "use_rel_pos_bias": True, "init_values": 0.0}

@@ -10,7 +10,7 @@ from torch import nn
 
 from mae_lite import config
 from mae_lite.models import relative, weights
-from mae_lite.models.vit import timm_arguments
+from mae_lite.models.encoders import timm_arguments
 
 
 def contents(
@@ -19,10 +19,10 @@ def contents(
     """Return the files of a timm folder: ``config.json`` and ``model.safetensors``.
 
     Args:
-        model: a timm Vision Transformer, with a head when ``classes`` is given.
+        model: a timm Vision Transformer or Swin transformer, with a head when ``classes`` is given.
         recipe: says how the model was built and how its input is prepared.
         classes: names of the head's outputs, or None for an encoder without a head.
-        pooling: timm's name of the pooling, "token" or "avg".
+        pooling: timm's name of the pooling, "token" or "avg"; Swin always averages.
     """
     augmentation = recipe.augmentation
     preparation = {"mean": augmentation.mean, "std": augmentation.std, "crop_pct": augmentation.eval_crop}
@@ -31,7 +31,7 @@ def contents(
 
 def described(
     model: nn.Module,
-    encoder: config.Encoder,
+    encoder: config.Encoder | config.Swin,
     preparation: Mapping[str, Any],
     classes: Sequence[str] | None,
     outputs: int,
@@ -40,14 +40,15 @@ def described(
     """Return the files of a timm folder for a model of any origin.
 
     Args:
-        model: a timm Vision Transformer; one with relative positions becomes timm's BEiT.
+        model: a timm Vision Transformer or Swin transformer; one with relative positions becomes timm's BEiT.
         encoder: how it was built.
         preparation: of its input: ``mean`` and ``std`` per channel, ``crop_pct``.
         classes: names of the head's outputs, where they are known.
         outputs: of the head; 0 when there is none.
-        pooling: timm's name of the pooling, "token" or "avg".
+        pooling: timm's name of the pooling, "token" or "avg"; Swin always averages.
     """
-    head: dict[str, Any] = {"num_classes": outputs, "global_pool": pooling}
+    plain = isinstance(encoder, config.Encoder)
+    head: dict[str, Any] = {"num_classes": outputs, "global_pool": pooling if plain else "avg"}
     name, arguments, state = encoder.name, timm_arguments(encoder), model.state_dict()
     if relative.has_tables(state):
         name, arguments, state = relative.BEIT, arguments | relative.BEIT_ARGUMENTS, relative.as_beit(state)
@@ -65,7 +66,7 @@ def described(
             "num_classes": head["num_classes"],
             "pool_size": None,
             "first_conv": "patch_embed.proj",
-            "classifier": "head",
+            "classifier": "head" if plain else "head.fc",
         },
     }
     if classes is not None:

@@ -65,13 +65,11 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _all() -> dict[str, Recipe]:
-    from mae_lite.recipes import cifar10, digits, distilled, imagenet, supervised  # the recipes themselves use derive()
+    # the recipes themselves use derive()
+    from mae_lite.recipes import cifar10, digits, distilled, imagenet, masked, supervised
 
-    return {
-        recipe.name: recipe
-        for module in (imagenet, supervised, cifar10, digits, distilled)
-        for recipe in module.RECIPES
-    }
+    modules = (imagenet, supervised, cifar10, digits, distilled, masked)
+    return {recipe.name: recipe for module in modules for recipe in module.RECIPES}
 
 
 def _from_file(path: Path) -> Recipe:

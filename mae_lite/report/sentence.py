@@ -10,13 +10,15 @@ from mae_lite.report.read import Run
 _NAMES = {
     "mae": "MAE pre-training",
     "distilled_mae": "MAE pre-training with distillation",
+    "mae_hog": "MAE pre-training on gradients",
+    "maskfeat": "MaskFeat pre-training",
     "mocov3": "MoCo-v3 pre-training",
     "supervised": "supervised pre-training",
     "dino": "DINO pre-training",
     "simmim": "SimMIM pre-training",
     "pre-trained": "pre-training",
 }
-_ARCHITECTURE = ("image_size", "channels", "patch_size", "width", "depth", "num_heads")
+_ARCHITECTURE = ("kind", "image_size", "channels", "patch_size", "width", "depth", "depths", "num_heads", "window_size")
 _STATES = {
     "failed": ("failed", "failed"),
     "interrupted": ("ended without a word and can be resumed", "ended without a word and can be resumed"),
