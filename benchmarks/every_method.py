@@ -36,10 +36,16 @@ RECIPES = (
     "cifar10-d-mae-tiny",
     "cifar10-d-mae-tiny-hidden",
     "cifar10-d2-mae-tiny",
+    "cifar10-feature-distill-tiny",
+    "cifar10-mae-hog-tiny",
+    "cifar10-maskfeat-tiny",
+    "cifar10-simmim",
+    "cifar10-simmim-swin",
     "cifar10-mocov3",
+    "cifar10-dino",
     "cifar10-supervised",
 )
-TAUGHT = (config.DistilledMAE,)
+TAUGHT = (config.DistilledMAE, config.FeatureDistillation)
 """Methods that need a teacher."""
 PEAK_LR = 5e-4
 
@@ -48,7 +54,7 @@ def shortened(name: str, steps: int, batch: int, images: int, changes: dict[str,
     """Return the recipe ``name`` with a schedule of ``steps`` updates, a fifth of them warm-up."""
     recipe = recipes.get(name)
     epochs = steps / (images // batch)
-    teacher = {"teacher_width": recipe.encoder.width} if isinstance(recipe.method, config.DistilledMAE) else {}
+    teacher = {"teacher_width": recipe.encoder.width} if isinstance(recipe.method, TAUGHT) else {}
     return recipes.derive(
         recipe,
         method=teacher,

@@ -22,7 +22,7 @@ from torch import Tensor
 from mae_lite import config, recipes
 from mae_lite.methods import build
 from mae_lite.methods.base import Method
-from mae_lite.methods.distilled import DistilledAutoencoder, Teacher
+from mae_lite.methods.teacher import Taught, Teacher
 from mae_lite.models.vit import build_encoder
 
 RECIPES = (
@@ -31,6 +31,7 @@ RECIPES = (
     "d-mae-tiny-hidden",
     "d2-mae-tiny",
     "mae-hog-tiny",
+    "feature-distill-tiny",
     "maskfeat-tiny",
     "simmim-tiny",
     "simmim-swin-tiny",
@@ -47,6 +48,7 @@ _TINY_SWIN: dict[str, Any] = {"image_size": 32, "patch_size": 4, "width": 12, "d
 _TINY_SWIN |= {"window_size": 4}
 _TINY_METHODS: dict[str, dict[str, Any]] = {
     "distilled_mae": {"teacher_width": 48, "teacher_depth": 2},
+    "feature_distillation": {"teacher_width": 48, "teacher_depth": 2, "teacher_patch_size": 8},
     "simmim": {"mask_unit_px": 8},
     "mocov3": {"hidden_width": 64, "output_width": 16},
     "dino": {"hidden_width": 64, "bottleneck_width": 16, "prototypes": 128},
@@ -56,6 +58,8 @@ _TINY_METHODS: dict[str, dict[str, Any]] = {
 def recipe_of(name: str, tiny: bool) -> config.Recipe:
     """Return the recipe that is measured, small in a dry run."""
     recipe = recipes.get(name)
+    if isinstance(recipe.method, config.FeatureDistillation):  # a teacher that is built here has one class token
+        recipe = recipes.derive(recipe, method={"teacher_prefix_tokens": 1})
     if not tiny:
         return recipe
     encoder = _TINY if isinstance(recipe.encoder, config.Encoder) else _TINY_SWIN
@@ -69,8 +73,9 @@ def recipe_of(name: str, tiny: bool) -> config.Recipe:
 def method_of(recipe: config.Recipe, device: torch.device) -> Method:
     """Build a method, with a teacher of random weights where it has one."""
     method = build(recipe, CLASSES)
-    if isinstance(method, DistilledAutoencoder) and isinstance(recipe.method, config.DistilledMAE):
-        method.teacher = Teacher(build_encoder(recipe.method.teacher(recipe.plain_encoder), seed=1), "random weights")
+    if isinstance(method, Taught) and isinstance(recipe.method, config.DistilledMAE | config.FeatureDistillation):
+        shape = recipe.method.teacher(recipe.plain_encoder)
+        method.teacher = Teacher(build_encoder(shape, seed=1), "random weights")
     return method.to(device)
 
 

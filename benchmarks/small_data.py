@@ -61,8 +61,7 @@ PRETRAININGS: tuple[dict[str, Any], ...] = tuple(
 FINETUNINGS = ((1e-3, 0.75), (2e-3, 0.75))
 SEARCH = (
     *(Setting("mae", lr, decay, **some) for some in PRETRAININGS for lr, decay in FINETUNINGS),
-    Setting("mae", 4e-3, 0.75, **PRETRAININGS[1]),
-    *(Setting("scratch", lr) for lr in (1e-3, 2e-3, 5e-4)),
+    *(Setting("scratch", lr) for lr in (1e-3, 2e-3)),
     Setting("scratch", 1e-3, finetune_epochs=2 * FINETUNE_EPOCHS),
 )
 

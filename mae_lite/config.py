@@ -326,6 +326,45 @@ def hog_values(encoder: Encoder) -> int:
     return HOG_CELLS**2 * encoder.channels * HOG_BINS
 
 
+class FeatureDistillation(Config):
+    """The patch tokens of a frozen teacher, learned from unmasked images through a linear map."""
+
+    kind: Literal["feature_distillation"] = "feature_distillation"
+    distance: Literal["smooth_l1", "cosine"] = "smooth_l1"
+    """Between tokens of student and teacher, each normalised by a LayerNorm without affine."""
+    smooth_l1_beta: float = Field(1.0, gt=0.0)
+    """Where smooth L1 turns from a square into an absolute value."""
+    teacher_width: int = Field(768, ge=1)
+    """Channels of a token of the teacher."""
+    teacher_depth: int = Field(12, ge=1)
+    """Blocks of the teacher."""
+    teacher_heads: int = Field(12, ge=1)
+    """Attention heads of the teacher."""
+    teacher_patch_size: int = Field(16, ge=1)
+    """Side of a patch of the teacher, in pixels; images are resized so that it sees the student's grid of patches."""
+    teacher_prefix_tokens: int = Field(1, ge=0)
+    """Class and register tokens of the teacher; they are not matched."""
+
+    @model_validator(mode="after")
+    def _check_teacher(self) -> FeatureDistillation:
+        _require_multiple("method.teacher_width", self.teacher_width, self.teacher_heads, "method.teacher_heads")
+        if self.distance == "cosine" and self.smooth_l1_beta != 1.0:
+            raise ConfigError(
+                "method.smooth_l1_beta is not read here",
+                found=f"{self.smooth_l1_beta:g}",
+                expected="it is read for --method.distance smooth_l1",
+                fix="drop smooth_l1_beta",
+            )
+        return self
+
+    def teacher(self, encoder: Encoder) -> Encoder:
+        """Return the shape of a plain teacher with the patch grid of the student ``encoder``."""
+        own = {"width": self.teacher_width, "depth": self.teacher_depth, "num_heads": self.teacher_heads}
+        own |= {"patch_size": self.teacher_patch_size, "image_size": encoder.grid * self.teacher_patch_size}
+        start = {"positions": "learned", "init": "trunc_normal", "drop_path": 0.0}  # overwritten, so of no account
+        return Encoder.model_validate(encoder.model_dump() | own | start)
+
+
 class Supervised(Config):
     """Classification, for training from scratch and for fine-tuning."""
 
@@ -389,7 +428,8 @@ class DINO(Config):
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Method = Annotated[
-    MAE | DistilledMAE | HOGAutoencoder | MaskFeat | SimMIM | MoCoV3 | DINO | Supervised, Field(discriminator="kind")
+    MAE | DistilledMAE | HOGAutoencoder | MaskFeat | SimMIM | FeatureDistillation | MoCoV3 | DINO | Supervised,
+    Field(discriminator="kind"),
 ]
 ComparesViews = MoCoV3 | DINO
 """The methods that take two views of an image, and whose loss depends on all images of an update together."""
@@ -742,6 +782,7 @@ _PRETRAINING = {
     "simmim": "SimMIM",
     "mocov3": "MoCo-v3",
     "dino": "DINO",
+    "feature_distillation": "feature distillation",
 }
 """What to call the methods that take images without labels."""
 

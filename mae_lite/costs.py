@@ -54,6 +54,10 @@ def step_gflops(recipe: config.Recipe) -> float:
             forward = _encode_all(encoder) + 2 * encoder.patches * encoder.width * config.hog_values(encoder)
         case config.SimMIM():
             forward = _encode_all(recipe.encoder) + _paint(recipe.encoder)
+        case config.FeatureDistillation() as method:
+            encoder = recipe.plain_encoder
+            student, teacher = _match_features(encoder, method)
+            forward = _encode(encoder, encoder.patches) + student + teacher / 3
         case config.Supervised():
             forward = _encode_all(recipe.encoder)
         case config.MoCoV3() as method:
@@ -138,6 +142,16 @@ def _match(encoder: config.Encoder, method: config.DistilledMAE, kept: int) -> t
     heads = 2 * encoder.num_heads * guide.num_heads * tokens**2
     student = len(pairs) * (_logits(tokens, encoder.width) + heads)
     return student, teacher + len(pairs) * _logits(tokens, guide.width)
+
+
+def _match_features(encoder: config.Encoder, method: config.FeatureDistillation) -> tuple[float, float]:
+    """Return the operations of the student's linear map, and of the teacher's forward pass.
+
+    The teacher is taken to have plain blocks, four times as wide inside; gated ones of timm cost about as much.
+    """
+    guide = method.teacher(encoder)
+    blocks = _blocks(guide.depth, guide.patches + method.teacher_prefix_tokens, guide.width)
+    return 2.0 * encoder.patches * encoder.width * guide.width, _project(guide, guide.patches) + blocks
 
 
 def _logits(tokens: int, width: int) -> float:

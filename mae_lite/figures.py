@@ -11,14 +11,15 @@ COLOURS = {
     "distilled_mae": "#4B3F9E",
     "scratch": "#D55E00",
     "supervised": "#009E73",
+    "feature_distillation": "#999933",
     "mocov3": "#CC79A7",
     "dino": "#56B4E9",
     "simmim": "#E69F00",
     "maskfeat": "#882255",
     "mae_hog": "#7A4B00",
 }
-"""Of the pre-training methods: Okabe and Ito's palette, a violet, a wine red and a brown, which colour-blind readers
-can tell apart."""
+"""Of the pre-training methods: Okabe and Ito's palette, a violet, a wine red, a brown and an olive, which
+colour-blind readers can tell apart."""
 _OTHERS = ("#7F7F7F", "#A6761D", "#B2ABD2", "#5E4FA2")
 _INK = "#262626"
 """What matplotlib draws text and axes with; the page turns it into the colour of its own text, light or dark."""

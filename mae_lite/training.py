@@ -26,7 +26,7 @@ from mae_lite.errors import DiskError
 from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods.base import Method
-from mae_lite.methods.distilled import DistilledAutoencoder, Teacher
+from mae_lite.methods.teacher import Taught, Teacher
 from mae_lite.models import timm_folder
 from mae_lite.tensorboard import EventFiles
 
@@ -138,7 +138,7 @@ def _restored(
     """Build the parts of a run and put the newest checkpoint, or the starting weights, into them."""
     plan = inputs.plan(recipe, runtime, fabric, len(train))
     method = methods.build(recipe, len(train.classes or ()))
-    if isinstance(method, DistilledAutoencoder):
+    if isinstance(method, Taught):
         method.teacher = teacher
     found = checkpoint.newest(folder)
     if found is None:

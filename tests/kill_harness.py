@@ -25,6 +25,8 @@ from mae_lite.config import Recipe
 from mae_lite.data.opening import open_source
 from mae_lite.methods.base import Method
 from mae_lite.methods.dino import SelfDistillation
+from mae_lite.methods.distilled import DistilledAutoencoder
+from mae_lite.methods.features import FeatureDistiller
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.methods.maskfeat import FeaturePrediction
 from mae_lite.methods.mocov3 import MomentumContrast
@@ -34,6 +36,8 @@ from tests import toy
 
 METHODS: dict[str, tuple[Callable[[], Recipe], type[Method]]] = {
     "mae": (toy.mae, MaskedAutoencoder),
+    "distilled": (toy.distilled, DistilledAutoencoder),
+    "features": (toy.features, FeatureDistiller),
     "mocov3": (toy.mocov3, MomentumContrast),
     "dino": (toy.dino, SelfDistillation),
     "maskfeat": (toy.maskfeat, FeaturePrediction),
@@ -85,7 +89,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def child(folder: Path, workers: int, kill_at: int, kind: str, count: Path | None = None) -> int:
+def child(folder: Path, workers: int, kill_at: int, kind: str, teacher: str | None, count: Path | None = None) -> int:
     """Fork, run the toy recipe of method ``kind``, die at tick ``kill_at`` (0: never); return the wait status."""
     process = os.fork()
     if process:
@@ -109,7 +113,7 @@ def child(folder: Path, workers: int, kill_at: int, kind: str, count: Path | Non
         files.disk = TickingDisk(tick)
         method.after_step = after_step  # type: ignore[method-assign]
         probes = {"probe_every_epochs": 3 / 84, "probe_images": 60}  # at steps 0, 3 and 6
-        training.run(toy_recipe(), toy.runtime(folder, workers=workers, **probes))
+        training.run(toy_recipe(), toy.runtime(folder, workers=workers, teacher=teacher, **probes))
         if count is not None:
             count.write_text(str(ticks))
         os._exit(0)
@@ -133,7 +137,10 @@ def main(folder: Path, workers: int, kills: int, kind: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     open_source("digits")  # imports scikit-learn once, here
     reference, count = folder / "reference", folder / "ticks"
-    if child(reference, workers, 0, kind, count):
+    recipe = METHODS[kind][0]()
+    taught = hasattr(recipe.method, "teacher_width")
+    teacher = toy.teacher_weights(folder / "teacher.safetensors", recipe) if taught else None
+    if child(reference, workers, 0, kind, teacher, count):
         return {"wrong": ["the uninterrupted run failed"]}
     total = int(count.read_text())
     expected = remains(reference)
@@ -141,9 +148,9 @@ def main(folder: Path, workers: int, kills: int, kind: str) -> dict[str, Any]:
     wrong = []
     for kill_at in spread:
         run = folder / f"kill-{kill_at}"
-        if child(run, workers, kill_at, kind) != signal.SIGKILL:
+        if child(run, workers, kill_at, kind, teacher) != signal.SIGKILL:
             wrong.append(f"tick {kill_at}: was not killed")
-        elif child(run, workers, 0, kind):
+        elif child(run, workers, 0, kind, teacher):
             wrong.append(f"tick {kill_at}: did not resume")
         elif remains(run) != expected:
             wrong.append(f"tick {kill_at}: differs from the uninterrupted run")

@@ -18,7 +18,7 @@ from mae_lite.config import Recipe
 from mae_lite.data.opening import open_source
 from mae_lite.data.sources import subset
 from mae_lite.evaluation.teacher import load_teacher
-from mae_lite.methods.distilled import DistilledAutoencoder
+from mae_lite.methods.teacher import Taught
 from mae_lite.rundir import read_rows
 from tests import toy
 from tests.test_training import SGD, losses, tensors
@@ -28,6 +28,7 @@ STEPS = 20
 PHOTOGRAPHS = {
     "mae": "cifar10-mae-tiny",
     "distilled_mae": "cifar10-d-mae-tiny",
+    "feature_distillation": "cifar10-feature-distill-tiny",
     "mae_hog": "cifar10-mae-hog-tiny",
     "maskfeat": "cifar10-maskfeat-tiny",
     "simmim": "cifar10-simmim",
@@ -37,6 +38,7 @@ PHOTOGRAPHS = {
 }
 SMALL: dict[str, dict[str, Any]] = {
     "distilled_mae": {"teacher_width": 96, "teacher_depth": 2, "teacher_heads": 6},
+    "feature_distillation": {"teacher_width": 96, "teacher_depth": 2, "teacher_heads": 6, "teacher_patch_size": 8},
     "mocov3": {"hidden_width": 256, "output_width": 64},
     "dino": {"hidden_width": 256, "bottleneck_width": 64, "prototypes": 256, "freeze_prototypes_epochs": 0.0},
 }
@@ -51,7 +53,7 @@ def test_every_kind_is_listed() -> None:
 def method_of(recipe: Recipe, folder: Path) -> Any:
     method = methods.build(recipe, 10)
     teacher = load_teacher(recipe, toy.teacher_of(recipe, folder).get("teacher"))
-    if isinstance(method, DistilledAutoencoder):
+    if isinstance(method, Taught):
         method.teacher = teacher
     return method
 

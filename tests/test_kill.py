@@ -13,11 +13,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+KINDS = [
+    *(("mae", 0, 50), ("mae", 2, 50), ("mocov3", 0, 20)),
+    *((kind, 0, 10) for kind in ("distilled", "features", "dino", "maskfeat", "simmim")),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "workers", "kills"),
-    [("mae", 0, 50), ("mae", 2, 50), ("mocov3", 0, 20), ("dino", 0, 10), ("maskfeat", 0, 10), ("simmim", 0, 10)],
-)
+@pytest.mark.parametrize(("kind", "workers", "kills"), KINDS)
 def test_killed_runs_end_bit_identical(tmp_path: Path, kind: str, workers: int, kills: int) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests" / "kill_harness.py"), str(tmp_path)]

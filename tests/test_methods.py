@@ -143,7 +143,15 @@ def test_finetuning_trains_sincos_positions_and_starts_a_new_norm_and_head() -> 
 
 @pytest.mark.parametrize(
     "recipe",
-    [toy.mae(), toy.mocov3(), toy.maskfeat(), toy.simmim_swin(), toy.swin_classifier(), toy.classifier()],
+    [
+        toy.mae(),
+        toy.mocov3(),
+        toy.maskfeat(),
+        toy.features(),
+        toy.simmim_swin(),
+        toy.swin_classifier(),
+        toy.classifier(),
+    ],
     ids=lambda recipe: recipe.name,
 )
 def test_the_seed_decides_the_model_and_nothing_else_does(recipe: Recipe) -> None:

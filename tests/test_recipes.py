@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,8 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from mae_lite import config, costs, methods, recipes
 from mae_lite.config import Reading
 from mae_lite.errors import ConfigError
-from mae_lite.methods.distilled import Teacher
+from mae_lite.methods.teacher import Teacher
 from mae_lite.models.encoders import build_classifier, build_encoder
+from mae_lite.models.vit import timm_arguments
 
 MAE_PRETRAINING: dict[str, Any] = {
     "start": "random",
@@ -216,6 +218,24 @@ DINO: dict[str, Any] = {
     "augmentation.blur": (1.0, 0.1, 0.5),
     "augmentation.solarise": (0.0, 0.2, 0.0),
 }
+FEATURES: dict[str, Any] = {
+    **{name: value for name, value in MAE_PRETRAINING.items() if not name.startswith("method.")},
+    "method.kind": "feature_distillation",
+    "method.distance": "smooth_l1",
+    "method.smooth_l1_beta": 1.0,
+    "method.teacher_width": 768,
+    "method.teacher_depth": 12,
+    "method.teacher_heads": 12,
+    "method.teacher_patch_size": 14,
+    "method.teacher_prefix_tokens": 5,
+    "optimizer.betas": (0.9, 0.999),
+    "lr_per_256": 2.5e-4,
+    "warmup_epochs": 10,
+    "global_batch_size": 1024,
+    "epochs": 300,
+    "augmentation.crop_scale": (0.2, 1.0),
+    "augmentation.interpolation": "bicubic",
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "mae-tiny": {
         **MAE_PRETRAINING,
@@ -295,6 +315,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         **{name: value for name, value in SIMMIM.items() if not name.startswith("encoder.")},
         **SWIN,
     },
+    "feature-distill-tiny": {**FEATURES, "encoder.width": 192},
+    "feature-distill-small": {**FEATURES, "encoder.width": 384},
     "finetune-improved": IMPROVED,
     "finetune-mae-original": {
         **FINETUNE,
@@ -368,6 +390,7 @@ def test_every_number_of_the_paper(name: str) -> None:
         ("mae-base", 2.4e-3),
         ("mocov3-tiny", 6e-4),
         ("dino-tiny", 2e-3),
+        ("feature-distill-tiny", 1e-3),
         ("finetune-improved", 4e-3),
         ("scratch", 4e-3),
         ("transfer-cifar100", 0.1),
@@ -553,9 +576,14 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
     with torch.device("meta"):
         method: Any = methods.build(recipe, num_classes=10)
         models: list[Any] = [method]
-        if isinstance(recipe.method, config.DistilledMAE):
-            method.teacher = Teacher(build_encoder(recipe.method.teacher(recipe.plain_encoder), seed=0), "")
-            models.append(method.teacher.model)
+        if isinstance(recipe.method, config.DistilledMAE | config.FeatureDistillation):
+            guide: Any = build_encoder(recipe.method.teacher(recipe.plain_encoder), seed=0)
+            registers = getattr(recipe.method, "teacher_prefix_tokens", 1) - 1
+            if registers:
+                shape = timm_arguments(recipe.method.teacher(recipe.plain_encoder))
+                guide = timm.create_model("vit_small_patch14_reg4_dinov2", **shape, reg_tokens=registers, num_classes=0)
+            method.teacher = Teacher(guide, "")
+            models.append(guide)
         method.to("meta")
         views = () if recipe.augmentation.views == 1 else (recipe.augmentation.views,)
         batch = torch.empty(images, *views, encoder.channels, encoder.image_size, encoder.image_size)
@@ -581,6 +609,7 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
         "dino-tiny",
         "finetune-improved",
         "d-mae-tiny",
+        "feature-distill-tiny",
         "maskfeat-tiny",
         "mae-hog-tiny",
         "simmim-swin-tiny",
@@ -597,7 +626,8 @@ def test_gflops_of_the_paper_size(name: str) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_gflops(name: str) -> None:
     recipe = recipes.get(name)
-    shallow = {"decoupled_at": None, "teacher_depth": 3} if recipe.method.kind == "distilled_mae" else {}
+    shallow: dict[str, Any] = {"teacher_depth": 3} if hasattr(recipe.method, "teacher_depth") else {}
+    shallow |= {"decoupled_at": None} if recipe.method.kind == "distilled_mae" else {}
     if isinstance(recipe.encoder, config.Encoder):
         recipe = recipes.derive(recipe, encoder={"depth": 2}, method=shallow)
     encoder = recipe.encoder
@@ -624,4 +654,4 @@ def test_notes_agree_with_the_counts(name: str) -> None:
     assert command[1] == "pretrain" or "supervised" not in name
     assert command[2] == name
     assert ("--init" in command) == (recipe.start == "pretrained")
-    assert ("--teacher" in command) == (recipe.method.kind == "distilled_mae")
+    assert ("--teacher" in command) == (recipe.method.kind in ("distilled_mae", "feature_distillation"))

@@ -212,6 +212,22 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert len(ours) == len({*ours}) > 13  # or an update would find the wrong one
 
 
+def test_the_teachers_share_and_the_spread_of_views_are_shown(tmp_path: Path) -> None:
+    taught = ({"teacher_share": 0.5, "seconds": 30.0}, {"teacher_share": 0.9, "seconds": 10.0}, {"teacher_share": "x"})
+    stored.run(tmp_path, "taught", recipes.get("feature-distill-tiny"), probes=taught)
+    spread = ({"view_feature_std": 0.75}, {"view_feature_std": 0.5})
+    stored.run(tmp_path, "views", recipes.get("cifar10-mocov3"), probes=spread)
+    report = compose([tmp_path])
+    said = {details.run.name: details.summary for details in report.details}
+    assert said == {"taught": "finished, the teacher took 60 % of the time", "views": "finished"}
+    figure = next(figure for figure in report.figures if figure.name == "view_feature_std")
+    assert "collapsed" in figure.caption and "feature spread of views" in figure.svg
+    stored.run(tmp_path / "alone", "plain", recipes.get("digits-mae"))
+    plain = compose([tmp_path / "alone"])
+    assert "teacher" not in plain.details[0].summary
+    assert "view_feature_std" not in {figure.name for figure in plain.figures}
+
+
 def test_figures_follow_the_colour_of_the_page() -> None:
     svg = figures.curves({"a": [([1, 2], [3, 4])]}, {"a": "#123456"}, "update", "<loss> & more")
     assert "currentColor" in svg and "#262626" not in svg and "&lt;loss&gt; &amp; more" in svg

@@ -91,17 +91,19 @@ def _trainable(method: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mae", "classifier", "mocov3", "dino", "simmim_swin"])
+@pytest.mark.parametrize("kind", ["mae", "classifier", "mocov3", "dino", "simmim_swin", "features"])
 def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     recipe = {
         "mae": toy.mae(**SGD),
         "classifier": toy.classifier(method={"mixup": 0.4}, global_batch_size=20, **SGD),
+        "features": toy.features(**SGD),
         "mocov3": toy.mocov3(**{**SGD, "lr_per_256": 0.1}),  # at 1.0 its loss rises, and rounding grows with it
         "dino": toy.dino(**{**SGD, "lr_per_256": 0.1}),
         "simmim_swin": toy.simmim_swin(**{**SGD, "lr_per_256": 0.1}),
     }[kind]
     probes = {"probe_every_epochs": 3 / 84, "probe_images": 200} if kind == "mae" else {}
-    one = trained(recipe, tmp_path / "one", **probes)
+    teacher = toy.teacher_weights(tmp_path / "teacher.safetensors", recipe) if kind == "features" else None
+    one = trained(recipe, tmp_path / "one", teacher=teacher, **probes)
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -110,6 +112,7 @@ def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     job = ["finetune" if kind == "classifier" else "pretrain", str(tmp_path / "recipe.json"), "--data", "digits"]
     flags = ["--out", str(tmp_path / "two"), "--workers", "0", "--log-every-steps", "2", "--save-every-steps", "2"]
     flags += ["--tensorboard", "false", "--accelerator", "cpu"]
+    flags += ["--teacher", teacher] if teacher else []
     flags += [word for name, value in probes.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     done = subprocess.run(
         [sys.executable, "-m", *launcher, "-m", "mae_lite", *job, *flags],

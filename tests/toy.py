@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from mae_lite import recipes
-from mae_lite.config import DistilledMAE, Encoder, Recipe, Runtime
+from mae_lite.config import DistilledMAE, Encoder, FeatureDistillation, Recipe, Runtime
 from mae_lite.data.images import decode
 from mae_lite.data.sources import Source
 from mae_lite.models import weights
@@ -43,10 +43,19 @@ def distilled(**changes: Any) -> Recipe:
 
 def teacher_weights(path: Path, recipe: Recipe, seed: int = 7, **changes: Any) -> str:
     """Write random weights of the teacher that ``recipe`` wants, but for ``changes`` of its shape; return the path."""
-    assert isinstance(recipe.method, DistilledMAE)
+    assert isinstance(recipe.method, DistilledMAE | FeatureDistillation)
     shape = Encoder.model_validate(recipe.method.teacher(recipe.plain_encoder).model_dump() | changes)
     path.write_bytes(weights.to_bytes(build_encoder(shape, seed).state_dict()))
     return str(path)
+
+
+def features(**changes: Any) -> Recipe:
+    """Return feature distillation on digits, with a teacher of 2 blocks and larger patches."""
+    settings = {"kind": "feature_distillation", "teacher_width": 24, "teacher_depth": 2, "teacher_heads": 3}
+    toy = recipes.derive(
+        mae(), "toy-features", method={**settings, "teacher_patch_size": 6, "smooth_l1_beta": 0.5}, lr_per_256=1e-2
+    )
+    return recipes.derive(toy, **changes)
 
 
 def mocov3(**changes: Any) -> Recipe:
@@ -154,6 +163,7 @@ def classifier(**changes: Any) -> Recipe:
 EVERY: dict[str, Callable[..., Recipe]] = {
     "mae": mae,
     "distilled_mae": distilled,
+    "feature_distillation": features,
     "mae_hog": mae_hog,
     "maskfeat": maskfeat,
     "simmim": simmim_swin,
@@ -166,7 +176,7 @@ EVERY: dict[str, Callable[..., Recipe]] = {
 
 def teacher_of(recipe: Recipe, folder: Path) -> dict[str, str]:
     """Return the part of a runtime that gives ``recipe`` its teacher, of random weights; empty where it has none."""
-    if not isinstance(recipe.method, DistilledMAE):
+    if not isinstance(recipe.method, DistilledMAE | FeatureDistillation):
         return {}
     folder.mkdir(parents=True, exist_ok=True)
     return {"teacher": teacher_weights(folder / "teacher.safetensors", recipe)}

@@ -83,6 +83,13 @@ def initial_tensors(
     Raises:
         CheckpointError: when they cannot be read or have another number of heads.
     """
+    return initial_weights(init, encoder, flag=flag, heads_flag=heads_flag).found.tensors
+
+
+def initial_weights(
+    init: str, encoder: config.Encoder | config.Swin, *, flag: str, heads_flag: str
+) -> incoming.Incoming:
+    """Do what :func:`initial_tensors` does; return all that the source says, for instance mean and deviation."""
     found = incoming.read(init, flag=flag)
     if isinstance(encoder, config.Encoder):
         if found.heads is None:
@@ -90,7 +97,7 @@ def initial_tensors(
         _check_heads(init, found.heads, encoder, heads_flag)
     for words in _differences(found):
         _log.warning("%s: %s", init, words)
-    return found.found.tensors
+    return found
 
 
 def _differences(source: incoming.Incoming) -> Iterator[str]:
@@ -189,6 +196,8 @@ def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tupl
             return _with_painter(tensors, config.hog_values(recipe.plain_encoder), init)
         case config.SimMIM():
             return _with_painter(tensors, recipe.encoder.stride**2 * recipe.encoder.channels, init)
+        case config.FeatureDistillation() as method:
+            return _with_map(tensors, method, init), ["matching.*"]
         case config.MoCoV3():
             return _with_followers(tensors, init)
         case config.DINO():
@@ -223,6 +232,15 @@ def _with_painter(tensors: dict[str, Tensor], values: int, init: str) -> tuple[d
         kept = {name: value for name, value in tensors.items() if not name.startswith("painter.pred.")}
         return kept, ["painter.pred.*"]
     return tensors, []
+
+
+def _with_map(tensors: dict[str, Tensor], method: config.FeatureDistillation, init: str) -> dict[str, Tensor]:
+    """Leave out a map to tokens of another width, or to something else than tokens."""
+    found = tensors.get("matching.weight")
+    if found is not None and found.shape[0] == method.teacher_width:
+        return tensors
+    _log.warning("%s has no map to tokens of width %d: it starts anew", init, method.teacher_width)
+    return {name: value for name, value in tensors.items() if not name.startswith("matching.")}
 
 
 def _with_followers(tensors: dict[str, Tensor], init: str) -> tuple[dict[str, Tensor], list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import timm
@@ -12,7 +13,8 @@ from torch import Tensor
 from mae_lite import config, files
 from mae_lite.errors import CheckpointError, ConfigError, nearest
 from mae_lite.evaluation.load import initial_tensors
-from mae_lite.methods.distilled import Teacher
+from mae_lite.evaluation.token_teacher import load_token_teacher
+from mae_lite.methods.teacher import Teacher
 from mae_lite.models import weights
 from mae_lite.models.vit import build_encoder
 
@@ -32,7 +34,7 @@ def load_teacher(recipe: config.Recipe, name: str | None) -> Teacher | None:
         CheckpointError: when the weights cannot be read, are no Vision Transformer's, or are one's of another shape.
     """
     method = recipe.method
-    if not isinstance(method, config.DistilledMAE):
+    if not isinstance(method, config.DistilledMAE | config.FeatureDistillation):
         if name is not None:
             raise ConfigError(
                 f"recipe {recipe.name!r} learns from no teacher",
@@ -48,6 +50,8 @@ def load_teacher(recipe: config.Recipe, name: str | None) -> Teacher | None:
             expected="its weights",
             fix="add --teacher RUN (a finished pre-training run), a timm folder, a weights file or timm:NAME",
         )
+    if isinstance(method, config.FeatureDistillation):
+        return load_token_teacher(recipe, method, name, partial(_fetch, name) if name.startswith(_TIMM) else None)
     shape = method.teacher(recipe.plain_encoder)
     model = _from_timm(name, shape) if name.startswith(_TIMM) else _from_weights(name, shape, _final_norm(method))
     return Teacher(model, files.sha256(weights.to_bytes(model.state_dict())))
@@ -78,8 +82,18 @@ def _from_timm(name: str, shape: config.Encoder) -> Any:
             expected="a plain Vision Transformer of timm",
             fix="--teacher timm:vit_base_patch16_224.mae",
         )
+    model = _fetch(name, architecture, global_pool="token")
+    _check_shape(name, model.state_dict(), shape)
+    _check_number(name, "heads", model.blocks[0].attn.num_heads, shape.num_heads, "--method.teacher-heads")
+    pixels = model.pretrained_cfg
+    _log.info("the teacher %s was trained with mean %s and deviation %s", name, pixels.get("mean"), pixels.get("std"))
+    return model
+
+
+def _fetch(name: str, architecture: str, **settings: Any) -> Any:
+    """Return timm's pre-trained model without a head, from its cache or over the network."""
     try:
-        model: Any = timm.create_model(architecture, pretrained=True, num_classes=0, global_pool="token")
+        return timm.create_model(architecture, pretrained=True, num_classes=0, **settings)
     except Exception as error:  # without a network each library below raises a kind of its own; all mean the same here
         raise CheckpointError(
             f"the weights of {name!r} could not be fetched",
@@ -87,11 +101,6 @@ def _from_timm(name: str, shape: config.Encoder) -> Any:
             expected="a network, or weights that an earlier fetch left in the cache",
             fix="fetch them where there is a network and give the file: --teacher model.safetensors",
         ) from error
-    _check_shape(name, model.state_dict(), shape)
-    _check_number(name, "heads", model.blocks[0].attn.num_heads, shape.num_heads, "--method.teacher-heads")
-    pixels = model.pretrained_cfg
-    _log.info("the teacher %s was trained with mean %s and deviation %s", name, pixels.get("mean"), pixels.get("std"))
-    return model
 
 
 def _check_shape(name: str, tensors: Mapping[str, Tensor], shape: config.Encoder) -> None:

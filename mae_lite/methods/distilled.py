@@ -6,31 +6,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Self
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mae_lite import config, draws
-from mae_lite.errors import ConfigError
 from mae_lite.methods.base import StepOutput
 from mae_lite.methods.mae import MaskedAutoencoder, embed, patchify
+from mae_lite.methods.teacher import Taught
 from mae_lite.models.vit import init_linear
-
-
-class Teacher:
-    """A frozen timm Vision Transformer. Not a module, so that no optimiser, checkpoint or average ever holds it."""
-
-    def __init__(self, model: Any, sha256: str) -> None:
-        """Freeze ``model``; ``sha256`` identifies its weights."""
-        self.model, self.sha256 = model.eval().requires_grad_(False), sha256
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
-        """Return itself: an average of the student's weights needs no second teacher."""
-        return self
 
 
 class ExtraAttention(nn.Module):
@@ -57,11 +44,8 @@ class Matching(nn.Module):
         self.extra = None if method.decoupled_at is None else ExtraAttention(encoder)
 
 
-class DistilledAutoencoder(MaskedAutoencoder):
+class DistilledAutoencoder(MaskedAutoencoder, Taught):
     """MAE whose encoder also matches a teacher's attention or tokens."""
-
-    teacher: Teacher | None = None
-    """Set before the first step; not needed to load the student."""
 
     def __init__(self, recipe: config.Recipe, method: config.DistilledMAE) -> None:
         """Build encoder, decoder and maps; the seed of ``recipe`` decides their initial values."""
@@ -73,13 +57,6 @@ class DistilledAutoencoder(MaskedAutoencoder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draws.key(recipe.seed, "init matching") >> 1)
             self.matching = Matching(encoder, method)
-        self._clock = Clock()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move the teacher along, to another device or precision."""
-        if self.teacher is not None:
-            self.teacher.model._apply(fn)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def forward(self, images: Tensor, labels: Tensor, draws: Mapping[str, Tensor]) -> StepOutput:
         """Return the sum of MAE's loss and the weighted distillation loss, and both alone as logs."""
@@ -103,10 +80,6 @@ class DistilledAutoencoder(MaskedAutoencoder):
         states = self._states(patches, visible, {self.painted_from})
         return self.encoder.norm(states[self.painted_from])  # type: ignore[no-any-return]
 
-    def seconds(self) -> dict[str, float]:
-        """Return the teacher's time since the last call."""
-        return {"teacher": self._clock.read()}
-
     def _states(self, patches: Tensor, visible: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
         return block_inputs(self.encoder, embed(self.encoder, patches, visible), wanted)
 
@@ -129,11 +102,7 @@ class DistilledAutoencoder(MaskedAutoencoder):
     @torch.no_grad()
     def _targets(self, patches: Tensor, visible: Tensor) -> list[Tensor]:
         """Return the teacher's side of every pair: attention [B, Ht, T, T] or tokens [B, T, Dt]."""
-        if self.teacher is None:
-            raise ConfigError(
-                "this method distils, and has no teacher", fix="set method.teacher before the first step, or --teacher"
-            )
-        model: Any = self.teacher.model
+        model: Any = self.known_teacher().model
         places = [place for _, place in self.pairs]
         with self._clock.running(patches.device):
             states = block_inputs(model, embed(model, patches, visible), places)
@@ -201,39 +170,3 @@ def _float(values: Tensor) -> Tensor:
 
 def _same(values: Tensor) -> Tensor:
     return values
-
-
-class Clock:
-    """Adds up the time that pieces of work take on the device; on a GPU nothing waits for it before :meth:`read`."""
-
-    def __init__(self) -> None:
-        """Start at zero."""
-        self._total, self._events = 0.0, list[tuple[Any, Any]]()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Clock:
-        """Return a clock of its own, for the copy in an average of the weights; events cannot be copied."""
-        return Clock()
-
-    @contextmanager
-    def running(self, device: torch.device) -> Iterator[None]:
-        """Count what happens inside."""
-        if device.type == "cuda":
-            event: Any = torch.cuda.Event
-            start, end = event(enable_timing=True), event(enable_timing=True)
-            start.record()
-            yield
-            end.record()
-            self._events.append((start, end))
-        else:
-            began = time.perf_counter()
-            yield
-            self._total += time.perf_counter() - began
-
-    def read(self) -> float:
-        """Return the seconds since the last call."""
-        for start, end in self._events:
-            end.synchronize()
-            self._total += start.elapsed_time(end) / 1000
-        total, self._total = self._total, 0.0
-        self._events.clear()
-        return total

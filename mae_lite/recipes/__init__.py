@@ -66,9 +66,9 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def _all() -> dict[str, Recipe]:
     # the recipes themselves use derive()
-    from mae_lite.recipes import cifar10, digits, distilled, imagenet, masked, supervised
+    from mae_lite.recipes import cifar10, digits, distilled, features, imagenet, masked, supervised
 
-    modules = (imagenet, supervised, cifar10, digits, distilled, masked)
+    modules = (imagenet, supervised, cifar10, digits, distilled, features, masked)
     return {recipe.name: recipe for module in modules for recipe in module.RECIPES}
 
 

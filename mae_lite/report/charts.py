@@ -54,6 +54,7 @@ def _probes(found: Sequence[Group], colours: Mapping[str, str]) -> Iterator[Figu
         ("linear_top1", "a linear classifier", 100.0, ", %"),
         ("rankme", "RankMe", 1.0, ""),
         ("feature_std", "feature spread", 1.0, ""),
+        ("view_feature_std", "feature spread of views", 1.0, ""),
     ):
         series = _series(found, key, lambda _: True, scale)
         if not series:
@@ -64,6 +65,8 @@ def _probes(found: Sequence[Group], colours: Mapping[str, str]) -> Iterator[Figu
             "linear_top1": "A linear classifier on frozen features; both its parts are training images.",
             "rankme": "RankMe: how many dimensions the features really use.",
             "feature_std": "Spread of the normalised features: near 0 they have collapsed.",
+            "view_feature_std": "Spread of the normalised features of the augmented views, in training: near 0 they "
+            "have collapsed.",
         }
         label = f"{name}: top-1{unit}" if scale > 1 else name
         yield Figure(key, captions[key], figures.curves(series, colours, "update", label))

@@ -237,6 +237,13 @@ def _seconds(run: Run) -> float | None:
     return sum(values) if values else None
 
 
+def _teacher_share(run: Run) -> float | None:
+    """Return the teacher's share of the time of all updates; None where none was measured."""
+    rows = [(number(row.get("teacher_share")), number(row.get("seconds"))) for row in run.rows]
+    known = [(share, seconds) for share, seconds in rows if share is not None and seconds]
+    return sum(share * seconds for share, seconds in known) / sum(s for _, s in known) if known else None
+
+
 def _slider(run: Run) -> Slider:
     pictures = [Picture(step, _data_uri(path)) for step, path in _thinned(run.previews)]
     return Slider(run.name, pictures)
@@ -259,6 +266,9 @@ def _details(run: Run, group: Group, colours: Mapping[str, str]) -> Details:
     accuracy = run.accuracy()
     if accuracy is not None:
         facts.append(f"{100 * accuracy.top1:.2f} % top-1 on {accuracy.text}")
+    share = _teacher_share(run)
+    if share is not None:
+        facts.append(f"the teacher took {100 * share:.0f} % of the time")
     if run.bad_files:
         facts.append(f"{run.bad_files} bad files")
     changed = [(name, _plain(old), _plain(new)) for name, old, new in repeat.differences(run)]

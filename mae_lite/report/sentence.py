@@ -12,6 +12,7 @@ _NAMES = {
     "distilled_mae": "MAE pre-training with distillation",
     "mae_hog": "MAE pre-training on gradients",
     "maskfeat": "MaskFeat pre-training",
+    "feature_distillation": "feature distillation",
     "mocov3": "MoCo-v3 pre-training",
     "supervised": "supervised pre-training",
     "dino": "DINO pre-training",
