@@ -21,6 +21,7 @@ from mae_lite.data.sources import subset
 from mae_lite.engine.optim import build_optimizer
 from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation.load import load_encoder, load_initial
+from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.models import plain
 from mae_lite.models.relative import resized_tables
 from mae_lite.models.vit import build_classifier
@@ -292,6 +293,20 @@ def test_what_cannot_hold_tables_says_so(run: Path, tmp_path: Path, capsys: pyte
             assert cli.main(words) == 4
             message = capsys.readouterr().err
             assert "was trained with relative positions" in message and fix in message
+
+
+def test_such_a_run_teaches_features_through_its_beit_alone(run: Path) -> None:
+    shape = {"teacher_width": 16, "teacher_depth": 2, "teacher_heads": 2, "teacher_patch_size": 2}
+    features = toy.features(encoder={"patch_size": 2}, method=shape)
+    with pytest.raises(CheckpointError, match=r"with relative positions(.|\n)*Fix: give the folder classifier/"):
+        load_teacher(features, str(run))
+    teacher = load_teacher(features, str(run / "classifier"))
+    assert teacher is not None and type(teacher.model).__name__ == "Beit"
+    del shape["teacher_patch_size"]
+    attention = toy.distilled(encoder={"patch_size": 2, "depth": 2}, method=shape)
+    for source in (run, run / "classifier"):  # its logits would be compared without the bias
+        with pytest.raises(CheckpointError, match=r"with relative positions(.|\n)*that it was fine-tuned from"):
+            load_teacher(attention, str(source))
 
 
 @pytest.mark.parametrize(

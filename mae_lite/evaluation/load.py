@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -167,16 +167,35 @@ def load_initial(method: Method, recipe: config.Recipe, init: str | None) -> Non
 
 def _check_tables(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> None:
     """Refuse weights with relative positions where the recipe has no place for them."""
-    method = recipe.method
-    supervised = isinstance(method, config.Supervised)
-    if not has_tables(tensors) or (isinstance(method, config.Supervised) and method.relative_positions):
-        return
-    raise CheckpointError(
-        f"{init!r} was trained with relative positions",
-        found="--method.relative-positions false" if supervised else f"the method {method.kind}, which has none",
-        expected="a place for them: without them it computes something else",
-        fix="--method.relative-positions true" if supervised else "give the weights that it was fine-tuned from",
-    )
+    match recipe.method:
+        case config.Supervised(relative_positions=True):
+            return
+        case config.Supervised():
+            refuse_tables(init, tensors, "--method.relative-positions false", "--method.relative-positions true")
+        case method:
+            found = f"the method {method.kind}, which has none"
+            refuse_tables(init, tensors, found, "give the weights that it was fine-tuned from")
+
+
+def refuse_tables(name: str, tensors: Mapping[str, Tensor], found: str, fix: str) -> None:
+    """Refuse weights with relative positions.
+
+    Args:
+        name: what to call them.
+        tensors: by our names.
+        found: what has no place for them.
+        fix: what to do.
+
+    Raises:
+        CheckpointError: when ``tensors`` hold tables.
+    """
+    if has_tables(tensors):
+        raise CheckpointError(
+            f"{name!r} was trained with relative positions",
+            found=found,
+            expected="a place for them: without them it computes something else",
+            fix=fix,
+        )
 
 
 def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tuple[dict[str, Tensor], list[str]]:
