@@ -17,7 +17,7 @@ from mae_lite.evaluation import incoming
 from mae_lite.evaluation.incoming import Incoming
 from mae_lite.methods.mae import Decoder
 from mae_lite.models import hugging_face, layouts, plain, sizes, timm_folder, weights
-from mae_lite.models.relative import has_tables
+from mae_lite.models.relative import TABLE, has_tables, resized_tables
 from mae_lite.models.vit import build_classifier, build_encoder, resized_positions
 
 _EPS = 1e-6
@@ -113,12 +113,6 @@ def _described(source: Incoming, order: Order, notes: list[str]) -> _Model:
         more = ", ..." if len(dropped) > 5 else ""
         notes.append(f"{len(dropped)} tensors were left out: {', '.join(dropped[:5])}{more}")
     _refuse_swin(tensors, name)
-    if has_tables(tensors):
-        raise CheckpointError(
-            f"{name!r} has relative positions",
-            expected="absolute positions alone, as every format here has",
-            fix=f"use the run's own folder for timm, a BEiT: timm.create_model('local-dir:{name}/classifier')",
-        )
     token = tensors.get("encoder.cls_token")
     width = 0 if token is None else token.shape[-1]
     heads = sizes.chosen_heads(order.heads, source.heads, width, name)
@@ -178,11 +172,12 @@ def _preparation(source: Incoming, encoder: config.Encoder, notes: list[str]) ->
 def _build(model: _Model, source: str) -> Any:
     """Build the timm model and load every encoder tensor; what does not fit is an error."""
     own = {k.removeprefix("encoder."): v for k, v in model.tensors.items() if k.startswith("encoder.")}
+    tables = has_tables(own)
     if model.outputs or model.pooling == "avg":
         pooling: Literal["mean", "token"] = "mean" if model.pooling == "avg" else "token"
-        built: Any = build_classifier(model.encoder, model.outputs, pooling, seed=0)
+        built: Any = build_classifier(model.encoder, model.outputs, pooling, seed=0, relative_positions=tables)
     else:
-        built = build_encoder(model.encoder, seed=0)
+        built = build_encoder(model.encoder, seed=0, relative_positions=tables)
     weights.load_into(built, own, source=source)
     return built.eval()
 
@@ -273,5 +268,7 @@ def _resized(model: _Model, image_size: int, source: str, notes: list[str]) -> _
         name: resized_positions(value, larger.patches + 1) if name.endswith("pos_embed") else value
         for name, value in model.tensors.items()
     }
+    rows = (2 * larger.grid - 1) ** 2 + 3
+    tensors |= resized_tables(tensors, {name: rows for name in tensors if name.endswith(TABLE)})
     notes.append(f"positions resized from a {encoder.grid} x {encoder.grid} grid to {larger.grid} x {larger.grid}")
     return replace(model, tensors=tensors, encoder=larger)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import Tensor
 
 from mae_lite import cli, methods, recipes, training
-from mae_lite.config import Recipe, Supervised
+from mae_lite.config import Encoder, Recipe, Supervised
+from mae_lite.data.opening import open_source
+from mae_lite.data.sources import subset
 from mae_lite.engine.optim import build_optimizer
-from mae_lite.evaluation.load import load_encoder
+from mae_lite.errors import CheckpointError, ConfigError
+from mae_lite.evaluation.load import load_encoder, load_initial
+from mae_lite.evaluation.teacher import load_teacher
+from mae_lite.models import plain
+from mae_lite.models.relative import resized_tables
 from mae_lite.models.vit import build_classifier
+from mae_lite.rundir import read_rows
 from tests import toy
 from tests.test_training import tensors, trained
 
@@ -164,15 +175,176 @@ def test_another_resolution_resizes_tables_aloud(tmp_path: Path, caplog: pytest.
         assert (small[old] - large[new]).abs().max() < 0.5 * small[:-3].std()
 
 
-def test_what_cannot_hold_tables_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = trained(tuned(start="random"), tmp_path / "run")
-    assert cli.main(["convert", str(run), str(tmp_path / "out"), "--to", "timm"]) == 4
+def slow_bicubic(old: int, new: int) -> Tensor:
+    """Return the share [new, old] that each old place has in a new one: Keys' cubic kernel, shares adding up to 1."""
+    shares = torch.zeros(new, old)
+    for place in range(new):
+        for source in range(old):
+            x = abs((place + 0.5) * old / new - (source + 0.5))
+            inner, outer = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+            shares[place, source] = inner if x < 1 else outer if x < 2 else 0.0
+    return shares / shares.sum(dim=1, keepdim=True)
+
+
+def test_resizing_is_bicubic_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    random = torch.Generator().manual_seed(0)
+    tables = {str(block): torch.randn(5 * 5 + 3, 2, generator=random) for block in range(2)}
+    found = resized_tables(tables, {"0": 9 * 9 + 3, "1": 9 * 9 + 3})
+    assert caplog.text.count("resized from a 3 x 3 grid to 5 x 5 (bicubic)") == 1
+    for block, table in tables.items():
+        expected = torch.einsum("iy,jx,yxh->ijh", *[slow_bicubic(5, 9)] * 2, table[:-3].reshape(5, 5, 2))
+        assert torch.allclose(found[block][:-3].reshape(9, 9, 2), expected, atol=1e-5)
+        assert torch.allclose(found[block][40], table[12], atol=1e-6)  # no offset stays no offset
+        assert torch.equal(found[block][-3:], table[-3:])
+    assert resized_tables(tables, {"0": 28}) == {}
+    with pytest.raises(CheckpointError, match=r"found 29 rows, expected \(2 h - 1\)² \+ 3"):
+        resized_tables({"x": torch.zeros(29, 2)}, {"x": 84})
+    with pytest.raises(CheckpointError, match="found 19 rows"):  # 16 + 3 is no odd square
+        resized_tables({"x": torch.zeros(19, 2)}, {"x": 84})
+
+
+def test_the_seed_gives_what_it_gives_without_and_the_model_can_be_copied() -> None:
+    encoder = tuned().plain_encoder
+    relative, plain = (build_classifier(encoder, 10, "mean", 3, on).eval() for on in (True, False))
+    state = relative.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in plain.state_dict().items())
+    filled(relative)
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    other = copy.deepcopy(relative)
+    filled(other, seed=1)
+    with torch.no_grad():
+        expected = relative(images)
+        assert torch.equal(pickle.loads(pickle.dumps(relative))(images), expected)
+        assert not torch.allclose(other(images), expected, atol=1e-3)  # a copy has its own tables
+        assert torch.equal(relative(images), expected)
+
+
+def test_mixed_precision_keeps_the_gradient_of_the_tables() -> None:
+    method: Any = methods.build(tuned(), 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6), {}).loss
+    loss.backward()
+    gradient = method.get_parameter(TABLE).grad
+    assert gradient.dtype == torch.float32 and torch.isfinite(gradient).all() and gradient.any()
+
+
+def test_the_written_out_formula_has_the_bias_too() -> None:
+    method: Any = methods.build(tuned(method={"pooling": "token"}), 10)
+    filled(method.encoder)
+    table = method.get_parameter(TABLE).detach()
+    assert torch.equal(plain.relative_bias(table, 17), slow_bias(table, 4))
+    images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    state = {f"encoder.{name}": value for name, value in method.encoder.state_dict().items()}
+    with torch.no_grad():
+        assert torch.allclose(plain.tokens(state, images, 2), method.encoder.forward_features(images), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run whose published weights, an average, have tables that have left zero."""
+    recipe = tuned(start="random", lr_per_256=1.0, ema_decay=0.5)
+    return trained(recipe, tmp_path_factory.mktemp("relative") / "run")
+
+
+@pytest.mark.parametrize("source", [".", "classifier"])
+def test_convert_and_init_read_a_run_and_its_beit(
+    run: Path, source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected: Tensor = load_encoder(run)(images)
+    assert cli.main(["convert", str(run / source), str(tmp_path / "ours")]) == 0
+    assert "largest difference from the formula" in capsys.readouterr().out
+    assert cli.main(["convert", str(tmp_path / "ours"), str(tmp_path / "timm"), "--to", "timm"]) == 0
+    beit: Any = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
+    assert type(beit).__name__ == "Beit"
+    with torch.no_grad():
+        assert torch.allclose(beit(images), expected, atol=1e-5)
+    for place in (run / source, tmp_path / "ours", tmp_path / "timm"):
+        caplog.clear()
+        method = methods.build(tuned(), 10)
+        load_initial(method, tuned(), str(place))
+        assert torch.equal(method.get_parameter(TABLE), tensors(run, "ema")[f"module.{TABLE}"])
+        assert "start at zero" not in caplog.text
+
+
+def test_convert_resizes_tables(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["convert", str(run), str(tmp_path / "larger"), "--image-size", "12"]) == 0
+    assert "relative positions resized from a 4 x 4 grid to 6 x 6" in capsys.readouterr().err
+    larger = tuned(encoder={"image_size": 12})
+    caplog.clear()
+    load_initial(methods.build(larger, 10), larger, str(tmp_path / "larger"))
+    assert "resized" not in caplog.text
+
+
+def test_what_cannot_hold_tables_says_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["convert", str(run), str(tmp_path / "out"), "--to", "huggingface"]) == 4
     message = capsys.readouterr().err
-    assert "relative positions" in message and "Fix: " in message and "classifier" in message
-    recipe = tmp_path / "plain.json"
-    recipe.write_text(tuned(method={"relative_positions": False}).model_dump_json())
-    for source in (run, run / "classifier"):
-        words = ["finetune", str(recipe), "--data", "digits", "--init", str(source), "--out", str(tmp_path / "other")]
-        assert cli.main(words) == 4
-        message = capsys.readouterr().err
-        assert "relative" in message and "Fix: " in message
+    assert "relative positions" in message and "Fix: --to timm" in message
+    without = tuned(method={"relative_positions": False})
+    for recipe, fix in ((without, "--method.relative-positions true"), (painted(), "that it was fine-tuned from")):
+        file = tmp_path / f"{recipe.method.kind}.json"
+        file.write_text(recipe.model_dump_json())
+        command = "finetune" if recipe is without else "pretrain"
+        for source in (run, run / "classifier"):
+            words = [command, str(file), "--data", "digits", "--init", str(source), "--out", str(tmp_path / "other")]
+            assert cli.main(words) == 4
+            message = capsys.readouterr().err
+            assert "was trained with relative positions" in message and fix in message
+
+
+def test_such_a_run_teaches_features_through_its_beit_alone(run: Path) -> None:
+    shape = {"teacher_width": 16, "teacher_depth": 2, "teacher_heads": 2, "teacher_patch_size": 2}
+    features = toy.features(encoder={"patch_size": 2}, method=shape)
+    with pytest.raises(CheckpointError, match=r"with relative positions(.|\n)*Fix: give the folder classifier/"):
+        load_teacher(features, str(run))
+    teacher = load_teacher(features, str(run / "classifier"))
+    assert teacher is not None and type(teacher.model).__name__ == "Beit"
+    del shape["teacher_patch_size"]
+    attention = toy.distilled(encoder={"patch_size": 2, "depth": 2}, method=shape)
+    for source in (run, run / "classifier"):  # its logits would be compared without the bias
+        with pytest.raises(CheckpointError, match=r"with relative positions(.|\n)*that it was fine-tuned from"):
+            load_teacher(attention, str(source))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("vit_base_patch16_clip_224", "'norm_pre.weight'"),
+        ("vit_small_patch14_dinov2", "'blocks.0.ls1.gamma'"),
+        ("vit_base_patch16_224_miil", "no 'blocks.0.attn.qkv.bias'"),
+        ("test_vit", "an MLP of 72 for a width of 24"),
+    ],
+)
+def test_what_beit_could_not_publish_is_refused_before_training(name: str, what: str) -> None:
+    encoder = Encoder(name=name, image_size=12, patch_size=4, width=24, depth=2, num_heads=3)
+    with pytest.raises(ConfigError, match=rf"(?s)one with {re.escape(what)}.*BEiT"):
+        build_classifier(encoder, 7, "mean", 0, relative_positions=True)
+
+
+@pytest.mark.slow
+@pytest.mark.needs_data
+def test_thirty_steps_on_photographs(tmp_path: Path, shared_data: Path, arrow_cache: Path) -> None:
+    del arrow_cache
+    recipe = recipes.derive(
+        recipes.get("cifar10-finetune-rpe"),
+        start="random",
+        encoder={"patch_size": 8, "width": 96, "depth": 3, "num_heads": 6},
+        method={"mixup": 0.0},
+        augmentation={"randaugment": None},
+        global_batch_size=64,
+        epochs=30 / 40,  # 2,560 images make 40 updates
+        warmup_epochs=5 / 40,
+        validation_fraction=0.0,
+        lr_per_256=8e-3,
+        precision="fp32",
+    )
+    images = subset(open_source(str(shared_data / "cifar10" / "test.parquet"), "train"), np.arange(2560))
+    runtime = toy.runtime(tmp_path / "run", log_every_steps=10, save_every_steps=1000)
+    out = training.run(recipe, runtime, images=images).folder
+    found = [row["loss"] for row in read_rows(out) if "loss" in row]
+    print(found)
+    assert len(found) == 3 and found[-1] < found[0] - 0.05
+    assert 1e-3 < float(tensors(out)[TABLE].abs().max()) < 1.0

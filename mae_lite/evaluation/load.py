@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
@@ -156,11 +156,46 @@ def load_initial(method: Method, recipe: config.Recipe, init: str | None) -> Non
             expected="no --init",
             fix="drop --init, or use a fine-tuning recipe",
         )
-    tensors, fresh = _start(initial_tensors(init, recipe.encoder), recipe, init)
+    found = initial_tensors(init, recipe.encoder)
+    _check_tables(found, recipe, init)
+    tensors, fresh = _start(found, recipe, init)
     dropped = ["encoder.head.*", *_HEADS]
     if isinstance(recipe.method, config.Supervised) and recipe.method.pooling == "mean":
         dropped.append("encoder.norm.*")
     weights.load_into(method, tensors, new=fresh, dropped=dropped, source=init)
+
+
+def _check_tables(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> None:
+    """Refuse weights with relative positions where the recipe has no place for them."""
+    match recipe.method:
+        case config.Supervised(relative_positions=True):
+            return
+        case config.Supervised():
+            refuse_tables(init, tensors, "--method.relative-positions false", "--method.relative-positions true")
+        case method:
+            found = f"the method {method.kind}, which has none"
+            refuse_tables(init, tensors, found, "give the weights that it was fine-tuned from")
+
+
+def refuse_tables(name: str, tensors: Mapping[str, Tensor], found: str, fix: str) -> None:
+    """Refuse weights with relative positions.
+
+    Args:
+        name: what to call them.
+        tensors: by our names.
+        found: what has no place for them.
+        fix: what to do.
+
+    Raises:
+        CheckpointError: when ``tensors`` hold tables.
+    """
+    if has_tables(tensors):
+        raise CheckpointError(
+            f"{name!r} was trained with relative positions",
+            found=found,
+            expected="a place for them: without them it computes something else",
+            fix=fix,
+        )
 
 
 def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -169,13 +204,6 @@ def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tupl
         case config.Supervised() as method:
             pooled = ["encoder.fc_norm.*"] if method.pooling == "mean" else []
             kept = {name: value for name, value in tensors.items() if not name.startswith("encoder.head.")}
-            if has_tables(kept) and not method.relative_positions:
-                raise CheckpointError(
-                    f"{init!r} was trained with relative positions",
-                    found="--method.relative-positions false",
-                    expected="true: without them it computes something else",
-                    fix="--method.relative-positions true",
-                )
             offsets = [f"*.{TABLE}"] if method.relative_positions and not has_tables(tensors) else []
             if offsets:
                 _log.info("%s has no relative positions: they start at zero", init)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mae_lite import config, files
 from mae_lite.errors import CheckpointError, ConfigError, nearest
-from mae_lite.evaluation.load import initial_tensors
+from mae_lite.evaluation.load import initial_tensors, refuse_tables
 from mae_lite.evaluation.token_teacher import load_token_teacher
 from mae_lite.methods.teacher import Teacher
 from mae_lite.models import weights
@@ -65,6 +65,7 @@ def _final_norm(method: config.DistilledMAE) -> bool:
 def _from_weights(name: str, shape: config.Encoder, final_norm: bool) -> Any:
     tensors = initial_tensors(name, shape, flag="--teacher", heads_flag="--method.teacher-heads")
     own = {key.removeprefix("encoder."): value for key, value in tensors.items() if key.startswith("encoder.")}
+    refuse_tables(name, own, "attention that is compared without them", "give the weights that it was fine-tuned from")
     _check_shape(name, own or tensors, shape)
     model = build_encoder(shape, seed=0)
     new = () if final_norm else ("norm.*",)

@@ -18,7 +18,7 @@ from torch import nn
 
 from mae_lite import config, files, rundir
 from mae_lite.errors import CheckpointError, ConfigError, nearest
-from mae_lite.evaluation.load import initial_weights
+from mae_lite.evaluation.load import initial_weights, refuse_tables
 from mae_lite.methods.teacher import Teacher
 from mae_lite.models import weights
 from mae_lite.models.vit import build_encoder
@@ -110,6 +110,7 @@ def _from_weights(name: str, shape: config.Encoder) -> tuple[Any, tuple[Any, Any
     """Load a plain Vision Transformer; its depth, width and patch are those of the weights, to be compared later."""
     source = initial_weights(name, shape, flag="--teacher", heads_flag="--method.teacher-heads")
     own = {key.removeprefix("encoder."): v for key, v in source.found.tensors.items() if key.startswith("encoder.")}
+    refuse_tables(name, own, "a teacher that is built without them", "give the folder classifier/ of its run, a BEiT")
     projection, table = own.get("patch_embed.proj.weight"), own.get("pos_embed")
     depth = len({key.split(".")[1] for key in own if key.startswith("blocks.")})
     if projection is None or projection.ndim != 4 or table is None or table.ndim != 3 or not depth:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mae_lite import config
 from mae_lite.errors import CheckpointError
 from mae_lite.models import weights
+from mae_lite.models.relative import has_tables
 
 _EPS = 1e-6
 _BLOCK = re.compile(r"blocks\.(\d+)\.([\w.]+)\.(weight|bias)")
@@ -46,8 +47,14 @@ def contents(
         source: what to call them in messages.
 
     Raises:
-        CheckpointError: for an encoder that averages its tokens before the norm, which these classes cannot.
+        CheckpointError: for what these classes cannot: averaging tokens before the norm, relative positions.
     """
+    if has_tables(tensors):
+        raise CheckpointError(
+            f"{source!r} has relative positions",
+            expected="absolute positions alone, as these classes have",
+            fix="--to timm, whose BEiT has both",
+        )
     if "encoder.norm.weight" not in tensors:
         raise CheckpointError(
             f"{source!r} is a classifier that averages its tokens before the last norm",

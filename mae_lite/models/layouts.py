@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mae_lite.errors import CheckpointError
 from mae_lite.models.fusing import fused
+from mae_lite.models.relative import TABLE
 
 Rules = tuple[tuple[str, str], ...]
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -56,6 +57,7 @@ _BLOCK = rf"blocks\.\d+\.(?:(?:norm[12]|attn\.(?:qkv|proj)|mlp\.fc[12])\.{_WB}|a
 _TIMM: Rules = (
     (rf"(cls_token|pos_embed|patch_embed\.proj\.{_WB}|{_BLOCK}|(?:norm|fc_norm|head)\.{_WB})", r"encoder.\1"),
     (r"blocks\.(\d+)\.gamma_([12])", r"encoder.blocks.\1.ls\2.gamma"),
+    (r"blocks\.(\d+)\.attn\.(?:relative\.)?relative_position_bias_table", rf"encoder.blocks.\1.{TABLE}"),
 )
 _SWIN: Rules = (
     (rf"(patch_embed\.(?:proj|norm)\.{_WB}|norm\.{_WB})", r"encoder.\1"),

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H side in pixels, N patches, T tokens, D width, K 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -65,6 +66,29 @@ def _attention(part: Mapping[str, Tensor], values: Tensor, heads: int) -> Tensor
             result = result + part["attn.qkv.bias"][rows]
         split.append(result.reshape(batch, count, heads, width // heads).transpose(1, 2))  # [B, heads, T, K]
     query, key, value = split
-    shares = (query @ key.transpose(-2, -1) * (width // heads) ** -0.5).softmax(dim=-1)
+    logits = query @ key.transpose(-2, -1) * (width // heads) ** -0.5
+    table = part.get("attn.relative.relative_position_bias_table")
+    shares = (logits if table is None else logits + relative_bias(table, count)).softmax(dim=-1)
     mixed = (shares @ value).transpose(1, 2).reshape(batch, count, width)
     return _linear(part, "attn.proj", mixed)
+
+
+def relative_bias(table: Tensor, count: int) -> Tensor:
+    """Return what a table of relative positions [(2h - 1)² + 3, heads] adds to the logits of T = 1 + h² tokens.
+
+    Args:
+        table: a row for each offset of a query's patch from its key's, then for class token to patch, patch to class
+            token, class token to itself.
+        count: T.
+
+    Returns:
+        [heads, T, T], a query's logits in a row.
+    """
+    grid = math.isqrt(count - 1)
+    place = torch.arange(grid**2)
+    down = place[:, None] // grid - place // grid + grid - 1  # [N, N]
+    right = place[:, None] % grid - place % grid + grid - 1
+    bias = torch.empty(count, count, table.shape[1])
+    bias[1:, 1:] = table[down * (2 * grid - 1) + right]
+    bias[0, 1:], bias[1:, 0], bias[0, 0] = table[-3], table[-2], table[-1]
+    return bias.permute(2, 0, 1)

@@ -8,51 +8,95 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from timm.layers.attention import Attention
-from timm.layers.pos_embed_rel import RelPosBias, resize_rel_pos_bias_table
+import torch
+from timm.layers.pos_embed_rel import RelPosBias
 from torch import Tensor, nn
+
+from mae_lite.errors import CheckpointError
 
 _log = logging.getLogger(__name__)
 TABLE = "attn.relative.relative_position_bias_table"
 """What the name of a table ends with here."""
 BEIT = "beit_base_patch16_224"
 """timm's architecture that :func:`as_beit` is for, with its sizes and :data:`BEIT_ARGUMENTS` overridden."""
-BEIT_ARGUMENTS = {"use_abs_pos_emb": True, "use_rel_pos_bias": True, "init_values": None}
+BEIT_ARGUMENTS = {"use_abs_pos_emb": True, "use_rel_pos_bias": True, "init_values": 0.0}
 _SPECIAL = 3  # rows for class token to patch, patch to class token, class token to itself
+_WB = "(?:weight|bias)"
+_PLAIN = re.compile(
+    rf"cls_token|pos_embed|patch_embed\.proj\.{_WB}|(?:norm|fc_norm|head)\.{_WB}|"
+    rf"blocks\.\d+\.(?:norm[12]|attn\.(?:qkv|proj)|mlp\.fc[12])\.{_WB}"
+)
 
 
-def relative_attention(grid: int) -> type[Attention]:
-    """Return timm's attention with a table of biases, [(2h - 1)² + 3, H], that starts at zero, for ``grid`` = h."""
+def add_tables(model: Any, grid: int) -> None:
+    """Give each block of a timm Vision Transformer a table [(2h - 1)² + 3, H] of zeros, for ``grid`` = h.
 
-    class RelativeAttention(Attention):
-        """Softmax attention of logits q kᵀ / sqrt(D / H) + bias."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.relative = RelPosBias((grid, grid), self.num_heads, prefix_tokens=1)
-            nn.init.zeros_(self.relative.relative_position_bias_table)
-
-        def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-            bias = self.relative.get_bias()  # [1, H, T, T]
-            result: Tensor = super().forward(x, bias if attn_mask is None else bias + attn_mask, is_causal)
-            return result
-
-    return RelativeAttention
+    timm's own attention stays; it adds the bias to its logits as it adds a mask.
+    """
+    for block in model.blocks:
+        block.attn.relative = RelPosBias((grid, grid), block.attn.num_heads, prefix_tokens=1)
+        nn.init.zeros_(block.attn.relative.relative_position_bias_table)
+        block.attn.register_forward_pre_hook(_with_bias, with_kwargs=True)
 
 
-def resized_table(table: Tensor, rows: int) -> Tensor:
-    """Resize a table [(2h - 1)² + 3, H] to ``rows`` = (2g - 1)² + 3 for a grid of g, bicubic, and say so."""
-    old, new = (math.isqrt(count - _SPECIAL) for count in (len(table), rows))
-    if old == new or old**2 + _SPECIAL != len(table):
-        return table
-    grids = ((old + 1) // 2, (new + 1) // 2)
-    _log.warning(
-        "relative positions resized from a %d x %d grid to %d x %d (bicubic)", *(g for g in grids for _ in "xy")
-    )
-    resized: Tensor = resize_rel_pos_bias_table(table, (grids[1], grids[1]), (rows, table.shape[1]))
+def _with_bias(attention: Any, inputs: tuple[Any, ...], settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    bias, mask = attention.relative.get_bias(), settings.get("attn_mask")  # [1, H, T, T]
+    return inputs, {**settings, "attn_mask": bias if mask is None else bias + mask}
+
+
+def oddity(model: Any) -> str | None:
+    """Return what of a timm Vision Transformer its BEiT cannot have, as which it is published; None for a plain one."""
+    state, block = model.state_dict(), model.blocks[0]
+    unknown = [name for name in state if not _PLAIN.fullmatch(name)]
+    if unknown:
+        return f"{unknown[0]!r}"
+    missing = [name for name in ("patch_embed.proj.bias", "blocks.0.attn.qkv.bias") if name not in state]
+    if missing:
+        return f"no {missing[0]!r}"
+    if block.mlp.fc1.out_features != 4 * block.mlp.fc1.in_features:
+        return f"an MLP of {block.mlp.fc1.out_features} for a width of {block.mlp.fc1.in_features}"
+    if not (isinstance(block.mlp.act, nn.GELU) and block.mlp.act.approximate == "none"):
+        return f"the activation {type(block.mlp.act).__name__}"
+    eps = {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)} - {1e-6}
+    return f"a LayerNorm that adds {eps.pop():g}" if eps else None
+
+
+def resized_tables(tensors: Mapping[str, Tensor], rows: Mapping[str, int]) -> dict[str, Tensor]:
+    """Resize tables [(2h - 1)² + 3, H] bicubic, and say so once; the last three rows stay as they are.
+
+    Args:
+        tensors: holds the tables.
+        rows: (2g - 1)² + 3 for a grid of g, for the name of each table.
+
+    Returns:
+        Those of another size than asked for.
+
+    Raises:
+        CheckpointError: for a table that belongs to no square grid with a class token.
+    """
+    resized: dict[str, Tensor] = {}
+    for name, wanted in rows.items():
+        table = tensors[name]
+        if len(table) == wanted:
+            continue
+        old, new = (math.isqrt(max(0, count - _SPECIAL)) for count in (len(table), wanted))
+        if old**2 + _SPECIAL != len(table) or new % 2 == 0 or old % 2 == 0:
+            raise CheckpointError(
+                f"{name!r}, a table of relative positions",
+                found=f"{len(table)} rows",
+                expected="(2 h - 1)² + 3, for h x h patches and a class token",
+                fix="use weights of a Vision Transformer for square images, with a class token",
+            )
+        if not resized:
+            grids = (*((old + 1) // 2,) * 2, *((new + 1) // 2,) * 2)
+            _log.warning("relative positions resized from a %d x %d grid to %d x %d (bicubic)", *grids)
+        square = table[:-_SPECIAL].float().T.reshape(1, -1, old, old)  # [1, H, 2h - 1, 2h - 1]
+        square = nn.functional.interpolate(square, size=(new, new), mode="bicubic", antialias=True, align_corners=False)
+        resized[name] = torch.cat([square.flatten(2)[0].T, table[-_SPECIAL:].float()]).to(table.dtype)
     return resized
 
 
@@ -62,7 +106,7 @@ def has_tables(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def as_beit(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the state of a classifier with relative positions to that of timm's BEiT, which computes the same.
+    """Rename the state of a model with relative positions to that of timm's BEiT, which computes the same.
 
     BEiT has no bias of the keys. It adds q b, the same number for all keys, to the logits of a query, and the softmax
     does not see what all of them share; so nothing is lost.

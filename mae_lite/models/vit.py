@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mae_lite import config, draws
 from mae_lite.errors import ConfigError, nearest
-from mae_lite.models.relative import relative_attention
+from mae_lite.models import relative
 
 _log = logging.getLogger(__name__)
 _TEMPERATURE = 10000.0
@@ -46,18 +46,21 @@ def architecture_heads(name: str) -> int | None:
     return int(model.blocks[0].attn.num_heads)
 
 
-def build_encoder(encoder: config.Encoder, seed: int, family: Family = "mae") -> nn.Module:
+def build_encoder(
+    encoder: config.Encoder, seed: int, family: Family = "mae", relative_positions: bool = False
+) -> nn.Module:
     """Build an encoder without a head; its final LayerNorm acts on all tokens.
 
     Args:
         encoder: what to build.
         seed: decides the initial values.
         family: whose initial values and positions it gets.
+        relative_positions: see :func:`build_classifier`.
 
     Raises:
         ConfigError: for a name that timm does not know.
     """
-    return _build(encoder, seed, family, num_classes=0, global_pool="token")
+    return _with_tables(_build(encoder, seed, family, num_classes=0, global_pool="token"), encoder, relative_positions)
 
 
 def build_classifier(
@@ -69,14 +72,23 @@ def build_classifier(
 ) -> nn.Module:
     """Build an encoder with a head: mean of patch tokens, LayerNorm, linear layer; or the class token.
 
-    Relative positions, if asked for, are added to the absolute ones and start at zero.
+    Relative positions, if asked for, are added to the absolute ones and start at zero; all else starts as without.
 
     Raises:
-        ConfigError: for a name that timm does not know.
+        ConfigError: for a name that timm does not know, and for relative positions in what is no plain one.
     """
     global_pool = "avg" if pooling == "mean" else "token"
-    attention = {"attn_layer": relative_attention(encoder.grid)} if relative_positions else {}
-    return _build(encoder, seed, "mae", num_classes=num_classes, global_pool=global_pool, **attention)
+    model = _build(encoder, seed, "mae", num_classes=num_classes, global_pool=global_pool)
+    return _with_tables(model, encoder, relative_positions)
+
+
+def _with_tables(model: nn.Module, encoder: config.Encoder, relative_positions: bool) -> nn.Module:
+    if relative_positions:
+        if oddity := relative.oddity(model):
+            raise _unfit(encoder, f"one with {oddity}, for which timm's BEiT has no place beside relative positions")
+        with torch.random.fork_rng(devices=[]):  # timm draws values that are not kept
+            relative.add_tables(model, encoder.grid)
+    return model
 
 
 def _build(encoder: config.Encoder, seed: int, family: Family, **head: Any) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mae_lite.errors import CheckpointError
 from mae_lite.models import layouts
-from mae_lite.models.relative import TABLE, resized_table
+from mae_lite.models.relative import TABLE, resized_tables
 from mae_lite.models.vit import adapted_projection, resized_positions
 
 _log = logging.getLogger(__name__)
@@ -185,10 +185,9 @@ def load_into(
     for key, value in fitting.items():
         if key.endswith("pos_embed") and value.shape[1:2] != own[key].shape[1:2] and value.ndim == 3:
             fitting[key] = resized_positions(value, own[key].shape[1])
-        elif key.endswith(TABLE) and value.ndim == 2:
-            fitting[key] = resized_table(value, len(own[key]))
         elif key.endswith("patch_embed.proj.weight") and value.ndim == 4:
             fitting[key] = adapted_projection(value, own[key].shape[1])
+    fitting |= resized_tables(fitting, {key: len(own[key]) for key in fitting if key.endswith(TABLE)})
     problems = [f"{key}: missing" for key in own if key not in fitting and not _matches(key, new)]
     problems += [f"{key}: not in the model" for key in tensors if key not in own and not _matches(key, dropped)]
     problems += [
