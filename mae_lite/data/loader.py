@@ -6,26 +6,26 @@ Workers, ranks, micro-batches and the step at which a run starts change who does
 from __future__ import annotations
 
 import atexit
-import signal
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mae_lite import draws
 from mae_lite.config import Reading
 from mae_lite.data import images
 from mae_lite.data.bad_files import BadFile, BadFiles, bad_file, none_left
-from mae_lite.data.batch import Batch, Sample, collated, to_device
+from mae_lite.data.batch import Batch, Sample
 from mae_lite.data.pixels import Picture
 from mae_lite.data.plan import Indices, Key, Plan
 from mae_lite.data.sources import Source
-from mae_lite.data.transforms import DRAWS, EvalTransform, TrainTransform, key_of_view
+from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform, key_of_view
+from mae_lite.data.workers import start_worker
 from mae_lite.errors import ConfigError, DataError, DiskError
 
 __all__ = ["Batch", "Loader", "Plan", "evaluation_loader", "to_device", "training_loader", "watched"]
@@ -65,7 +65,7 @@ class _Samples(Dataset["Batch | DataError"]):
         except DataError as error:
             return error
         size = self.transform.image_size
-        return collated(found, self.source.labels, (self.channels, size, size), tuple(bad))
+        return _collated(found, self.source.labels, (self.channels, size, size), tuple(bad))
 
     def _samples(self, epoch: int, indices: Indices, bad: list[BadFile]) -> Iterator[Sample]:
         """Yield each image; for a bad one another in training, none in evaluation."""
@@ -114,7 +114,7 @@ class Loader:
 
     def __init__(self, samples: _Samples, keys: Iterable[Key], workers: int, pin_memory: bool) -> None:
         """Prepare; workers start with the first batch."""
-        settings: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": _start_worker} if workers else {}
+        settings: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": start_worker} if workers else {}
         self._loader: DataLoader[Batch | DataError] = DataLoader(
             samples,
             sampler=keys,  # each key is asked of the data set as it is
@@ -250,14 +250,48 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def _start_worker(worker: int) -> None:  # noqa: ARG001  # PyTorch passes the number
-    torch.set_num_threads(1)
-    # These signals go to the whole process group; the main process decides, and ends its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _ignore_once)
+def _collated(
+    samples: Sequence[Sample], labels: Indices, shape: tuple[int, int, int], bad: tuple[BadFile, ...]
+) -> Batch:
+    """Return a batch of uint8 images; without any, one of images of ``shape`` [C, H, H].
+
+    The samples have the same number of views each; ``labels`` [N] are those of the whole source.
+    """
+    ids = np.array([sample.position for sample in samples], dtype=np.int64)
+    images = _stacked([sample.views for sample in samples]) if samples else torch.empty(0, 1, *shape, dtype=torch.uint8)
+    local = [sample.local_views for sample in samples if sample.local_views]
+    return Batch(
+        images[:, 0] if images.shape[1] == 1 else images,
+        torch.from_numpy(labels[ids]),
+        torch.from_numpy(ids),
+        bad,
+        _stacked(local) if local else None,
+    )
 
 
-def _ignore_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a signal handler takes both
-    # A second one ends the worker: Python sends it at exit and would wait for ever for a worker that ignored it.
-    signal.signal(number, signal.SIG_DFL)
+def _stacked(rows: Sequence[Sequence[Pixels]]) -> Tensor:
+    """Return the B rows of V views [C, H, H] as [B, V, C, H, H]."""
+    flat = np.stack([pixels for row in rows for pixels in row])
+    return torch.from_numpy(flat.reshape(len(rows), -1, *flat.shape[1:]))
+
+
+def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...], std: tuple[float, ...]) -> Batch:
+    """Copy bytes to the device and normalise there: (x / 255 - mean) / std, float32.
+
+    Args:
+        batch: with uint8 images.
+        device: where to.
+        mean: [C] channel means of pixels in 0 to 1.
+        std: [C] channel deviations of pixels in 0 to 1.
+
+    Returns:
+        The batch on the device, with float32 images.
+    """
+    images, labels, ids = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.ids))
+    centre, spread = (torch.tensor(values).view(1, -1, 1, 1).to(device, non_blocking=True) for values in (mean, std))
+
+    def normalised(pixels: Tensor) -> Tensor:
+        return pixels.float().div_(255).sub_(centre).div_(spread)
+
+    local = None if batch.local_images is None else normalised(batch.local_images.to(device, non_blocking=True))
+    return Batch(normalised(images), labels, ids, batch.bad, local)
