@@ -370,8 +370,8 @@ class Supervised(Config):
 
     kind: Literal["supervised"] = "supervised"
     pooling: Literal["mean", "token"] = "mean"
-    """Mean of patch tokens, then a new LayerNorm; or the class token after the final LayerNorm. Swin has no class
-    token; it averages behind its final LayerNorm, which stays."""
+    """Mean of patch tokens, then a LayerNorm, new unless the starting weights have it; or the class token after
+    the final LayerNorm. Swin has no class token; it averages behind its final LayerNorm, which stays."""
     relative_positions: bool = False
     """Add to attention a learned bias for every offset between patches, in each block and head (BEiT)."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)

@@ -332,6 +332,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "supervised-tiny": SCRATCH,
     "scratch-small": {**SCRATCH, "encoder.width": 384},
     "supervised-small": {**SCRATCH, "encoder.width": 384},
+    "finetune-improved-mocov3": {**IMPROVED, "layer_decay": 0.75},
     "finetune-improved-small": {**IMPROVED, "encoder.width": 384, "layer_decay": 0.75},
     "finetune-improved-rpe": {**IMPROVED, "method.relative_positions": True, "epochs": 1000},
     "transfer-cifar100": {

@@ -57,7 +57,7 @@ D_MAE_SMALL = derive(
         source=f"{_PAPER}, table of larger models: mae-small with the distillation of d-mae-tiny",
         command="mae-lite pretrain d-mae-small --teacher RUN --data IMAGENET",
         cost="400 epochs at 15.5 GFLOP per image; the teacher is mae-base",
-        expected="82.5 % ImageNet top-1 after finetune-improved with layer_decay 0.75",
+        expected="82.5 % ImageNet top-1 after finetune-improved-small",
     ),
     method={**_BASE, "decoder_width": 192, "decoder_heads": 6},
 )

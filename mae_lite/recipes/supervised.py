@@ -61,6 +61,18 @@ FINETUNE_IMPROVED_SMALL = derive(
     layer_decay=0.75,
 )
 
+FINETUNE_IMPROVED_MOCOV3 = derive(
+    FINETUNE_IMPROVED,
+    "finetune-improved-mocov3",
+    LabNote(
+        source=f"{_PAPER}, appendix A: the improved recipe with the layer decay that is best for MoCo-v3",
+        command="mae-lite finetune finetune-improved-mocov3 --init RUN --data IMAGENET",
+        cost="300 epochs at 7.5 GFLOP per image",
+        expected="76.8 % ImageNet top-1 from mocov3-tiny",
+    ),
+    layer_decay=0.75,
+)
+
 FINETUNE_IMPROVED_RPE = derive(
     FINETUNE_IMPROVED,
     "finetune-improved-rpe",
@@ -123,6 +135,7 @@ RECIPES = (
     SCRATCH_SMALL,
     SUPERVISED_SMALL,
     FINETUNE_IMPROVED_SMALL,
+    FINETUNE_IMPROVED_MOCOV3,
     FINETUNE_IMPROVED_RPE,
     CIFAR10_FINETUNE_RPE,
     TRANSFER_CIFAR100,
