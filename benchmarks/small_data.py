@@ -62,7 +62,6 @@ FINETUNINGS = ((1e-3, 0.75), (2e-3, 0.75))
 SEARCH = (
     *(Setting("mae", lr, decay, **some) for some in PRETRAININGS for lr, decay in FINETUNINGS),
     *(Setting("scratch", lr) for lr in (1e-3, 2e-3)),
-    Setting("scratch", 1e-3, finetune_epochs=2 * FINETUNE_EPOCHS),
 )
 
 
