@@ -56,12 +56,12 @@ class Setting:
 
 
 PRETRAININGS: tuple[dict[str, Any], ...] = tuple(
-    {"pretrain_lr": lr, "mask_ratio": 0.75, "pretrain_epochs": PRETRAIN_EPOCHS} for lr in (1e-3, 2e-3)
+    {"pretrain_lr": lr, "mask_ratio": 0.75, "pretrain_epochs": PRETRAIN_EPOCHS} for lr in (1e-3,)
 )
 FINETUNINGS = ((1e-3, 0.75), (2e-3, 0.75))
 SEARCH = (
     *(Setting("mae", lr, decay, **some) for some in PRETRAININGS for lr, decay in FINETUNINGS),
-    *(Setting("scratch", lr) for lr in (1e-3, 2e-3)),
+    *(Setting("scratch", lr, finetune_epochs=epochs) for epochs in (60, 120) for lr in (5e-4, 1e-3)),
 )
 
 
