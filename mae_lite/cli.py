@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from mae_lite import __version__, config, costs, overrides, recipes
+from mae_lite import __version__, config, costs, recipes
 from mae_lite.cli_options import (
     CheckOptions,
     ConvertOptions,
     DemoOptions,
     EvaluateOptions,
     ListOptions,
+    PrepareOptions,
     ReportOptions,
     WatchOptions,
 )
+from mae_lite.cli_words import options_from, positional, run_folders
 from mae_lite.errors import (
     EXIT_INTERRUPTED,
     EXIT_STOPPED,
@@ -98,37 +98,9 @@ def _usage() -> str:
     )
 
 
-def _options(words: Sequence[str], model: type[overrides.ModelT], prog: str, base: dict[str, Any]) -> overrides.ModelT:
-    if any(word in ("-h", "--help") for word in words):
-        _help(model, prog, base)
-    return overrides.build(model, overrides.parse(words, model, base))
-
-
-def _help(model: type[BaseModel], prog: str, base: dict[str, Any]) -> None:
-    import tyro
-
-    default = model.model_validate({"data": "DATA", **base} if "data" in model.model_fields else base)
-    tyro.cli(
-        model,
-        prog=prog,
-        default=default,
-        args=["--help"],
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-    )
-
-
-def _positional(words: Sequence[str], name: str, usage: str, example: str) -> tuple[str, list[str]]:
-    if words and not words[0].startswith("-"):
-        return words[0], list(words[1:])
-    if any(word in ("-h", "--help") for word in words):
-        print(f"usage: {usage}")
-        raise SystemExit(0)
-    raise ConfigError(f"{name} is missing", fix=example)
-
-
 def list_recipes(words: Sequence[str]) -> int:
     """List recipes with parameters, cost, source and the number to expect."""
-    options = _options(words, ListOptions, "mae-lite recipes", {})
+    options = options_from(words, ListOptions, "mae-lite recipes", {})
     known = [recipes.get(name) for name in recipes.names()]
     if options.json_output:
         print(json.dumps([recipe.model_dump(mode="json") for recipe in known], indent=2))
@@ -156,12 +128,12 @@ def finetune(words: Sequence[str]) -> int:
 def _train(command: str, words: Sequence[str]) -> int:
     fitting = [name for name in recipes.names() if command in recipes.commands_for(recipes.get(name))]
     usage = f"mae-lite {command} RECIPE --data DATA [--FIELD VALUE ...]\nrecipes: {', '.join(fitting)}"
-    name, rest = _positional(words, "the recipe", usage, f"mae-lite {command} {fitting[0]} --data DATA")
+    name, rest = positional(words, "the recipe", usage, f"mae-lite {command} {fitting[0]} --data DATA")
     recipe = recipes.get(name)
     if command not in recipes.commands_for(recipe):
         other = recipes.commands_for(recipe)[0]
         raise ConfigError(f"{command} cannot run the recipe {name!r}", fix=f"mae-lite {other} {name} --data DATA")
-    request = _options(rest, config.Request, f"mae-lite {command} {name}", recipe.model_dump())
+    request = options_from(rest, config.Request, f"mae-lite {command} {name}", recipe.model_dump())
     from mae_lite import training
 
     outcome = training.run(*request.split())
@@ -178,8 +150,8 @@ def _train(command: str, words: Sequence[str]) -> int:
 def evaluate(words: Sequence[str]) -> int:
     """Measure the exact accuracy of a classifier: mae-lite evaluate RUN [--data DATA]."""
     usage = "mae-lite evaluate RUN [--data DATA] [--split test] [--json-output]"
-    run, rest = _positional(words, "the run folder", usage, "mae-lite evaluate runs/NAME")
-    options = _options(rest, EvaluateOptions, "mae-lite evaluate RUN", {})
+    run, rest = positional(words, "the run folder", usage, "mae-lite evaluate runs/NAME")
+    options = options_from(rest, EvaluateOptions, "mae-lite evaluate RUN", {})
     from mae_lite.evaluation import classifier
 
     result = classifier.evaluate_run(
@@ -198,9 +170,9 @@ def evaluate(words: Sequence[str]) -> int:
 def check(words: Sequence[str]) -> int:
     """Look at every image of a data set, list the bad ones, preview and advise: mae-lite check DATA."""
     usage = "mae-lite check DATA [--recipe mae-tiny] [--val-data DATA] [--json]"
-    data, rest = _positional(words, "the data set", usage, "mae-lite check photos")
+    data, rest = positional(words, "the data set", usage, "mae-lite check photos")
     rest = ["--json-output" if word == "--json" else word for word in rest]
-    options = _options(rest, CheckOptions, usage, {"reading": config.Reading().model_dump()})
+    options = options_from(rest, CheckOptions, usage, {"reading": config.Reading().model_dump()})
     from mae_lite.checking import check as checking
 
     recipe = recipes.derive(recipes.get(options.recipe), reading=options.reading.model_dump())
@@ -223,13 +195,33 @@ def check(words: Sequence[str]) -> int:
     return DataError.exit_code if checking.failed(summary, options.on_bad) else 0
 
 
+def prepare(words: Sequence[str]) -> int:
+    """Convert a data set once into a pack, which is read many times faster: mae-lite prepare DATA PACK."""
+    usage = "mae-lite prepare DATA PACK [--kind jpeg|uint8] [--side N] [--dry-run] [--verify] [--FIELD VALUE ...]"
+    data, rest = positional(words, "the data set", usage, "mae-lite prepare photos photos-pack")
+    folder, rest = positional(rest, "the folder to write", usage, "mae-lite prepare photos photos-pack")
+    options = options_from(
+        rest, PrepareOptions, "mae-lite prepare DATA PACK", {"reading": config.Reading().model_dump()}
+    )
+    from mae_lite.preparing import prepare as preparing
+    from mae_lite.preparing.verifying import verified
+
+    if options.verify:
+        print(plain("\n".join(verified(Path(folder), options.workers))))
+        return 0
+    settings = options.model_dump(exclude={"reading", "dry_run", "verify"})
+    order = preparing.Order(data, Path(folder), reading=options.reading, **settings)
+    print(plain("\n".join((preparing.dry_run if options.dry_run else preparing.prepare)(order))))
+    return 0
+
+
 def convert(words: Sequence[str]) -> int:
     """Bring weights in from other libraries, or take them out: mae-lite convert IN OUT [--to timm]."""
     usage = "mae-lite convert IN OUT [--to ours|timm|huggingface] [--heads N] [--FIELD VALUE ...]"
     example = "mae-lite convert checkpoint.pth converted"
-    source, rest = _positional(words, "the checkpoint", usage, example)
-    out, rest = _positional(rest, "the folder to write", usage, example)
-    options = _options(rest, ConvertOptions, "mae-lite convert IN OUT", {})
+    source, rest = positional(words, "the checkpoint", usage, example)
+    out, rest = positional(rest, "the folder to write", usage, example)
+    options = options_from(rest, ConvertOptions, "mae-lite convert IN OUT", {})
     from mae_lite import converting
 
     lines = converting.convert(converting.Order(source=source, out=Path(out), **options.model_dump()))
@@ -239,11 +231,11 @@ def convert(words: Sequence[str]) -> int:
 
 def report(words: Sequence[str]) -> int:
     """Write one HTML page about runs: mae-lite report RUN... [--out report.html]."""
-    paths, rest = _paths(words, "report")
-    options = _options(rest, ReportOptions, "mae-lite report RUN...", {})
+    runs, rest = run_folders(words, "report")
+    options = options_from(rest, ReportOptions, "mae-lite report RUN...", {})
     from mae_lite.report import compose, page
 
-    found = compose.compose(paths, options.title)
+    found = compose.compose(runs, options.title)
     page.write(found, Path(options.out))
     print("\n".join(found.headline))
     print(f"The page: {options.out}")
@@ -252,28 +244,20 @@ def report(words: Sequence[str]) -> int:
 
 def watch(words: Sequence[str]) -> int:
     """Show runs in a browser of this machine while they go on: mae-lite watch RUN... [--port 8123]."""
-    paths, rest = _paths(words, "watch")
-    options = _options(rest, WatchOptions, "mae-lite watch RUN...", {})
+    runs, rest = run_folders(words, "watch")
+    options = options_from(rest, WatchOptions, "mae-lite watch RUN...", {})
     from mae_lite.report.watch import Watch
 
-    server = Watch(paths, options.port, options.title)
+    server = Watch(runs, options.port, options.title)
     print(f"{server.address}  (Ctrl-C ends it)", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve()
     return 0
 
 
-def _paths(words: Sequence[str], command: str) -> tuple[list[Path], list[str]]:
-    """Return the run folders at the beginning of ``words``, and the flags after them."""
-    usage = f"mae-lite {command} RUN... [--FIELD VALUE ...]"
-    _positional(words, "the run folder", usage, f"mae-lite {command} runs/NAME")
-    count = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
-    return [Path(word) for word in words[:count]], list(words[count:])
-
-
 def demo(words: Sequence[str]) -> int:
     """Show what MAE pre-training gains on handwritten digits, in minutes, with a page to look at."""
-    options = _options(words, DemoOptions, "mae-lite demo", {})
+    options = options_from(words, DemoOptions, "mae-lite demo", {})
     from mae_lite import demo as road
 
     return road.run(Path(options.out), options.processes, options.pretrain_steps, options.finetune_steps)
@@ -283,6 +267,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "recipes": list_recipes,
     "check": check,
+    "prepare": prepare,
     "pretrain": pretrain,
     "finetune": finetune,
     "evaluate": evaluate,

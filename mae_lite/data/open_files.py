@@ -17,7 +17,8 @@ class OpenFile:
         Raises:
             OSError: when that is not possible.
         """
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with path.open("rb", buffering=0) as file:
+            self.descriptor = os.dup(file.fileno())
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

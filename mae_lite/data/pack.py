@@ -2,7 +2,9 @@
 
     PACK/pack.json                 what it holds, with the SHA-256 of every other file; written last
     PACK/SPLIT/part-00000.bin      encoded JPEGs, or pixels [n, H, W, C] uint8, one after the other
-    PACK/SPLIT/index.arrow         offset, bytes, CRC-32, label and name of each image
+    PACK/SPLIT/index.arrow         part, offset, bytes, CRC-32, label and name of each image
+    PACK/SPLIT/part-00000.arrow    the rows of one part, and
+    PACK/prepare.json              the settings: by these ``mae-lite prepare`` goes on, and mends; reading needs neither
 
 ``SPLIT`` is train, val or test; "all" where the data are not divided. Images are read by position instead of through a
 memory map: that is as fast for pieces of this size, and a file cut short is an error instead of a signal that ends the
@@ -19,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from mae_lite.config import Config, Reading
 from mae_lite.data import cache
@@ -29,6 +31,7 @@ from mae_lite.data.splits import choose_split
 from mae_lite.errors import DataError
 
 FILE = "pack.json"
+PLAN = "prepare.json"
 INDEX = "index.arrow"
 UNDIVIDED = "all"
 VERSION = 1
@@ -54,18 +57,23 @@ class Division(Config):
     parts: tuple[Part, ...]
 
 
-class Contents(Config):
-    """What ``pack.json`` says."""
+class Form(Config):
+    """How the images of a pack are kept."""
 
-    version: int
     kind: Kind
-    side: int
+    side: int = Field(ge=1, le=65_500)
     """Short side of a JPEG at most, or both sides of pixels; in pixels."""
-    channels: int
-    quality: int | None
+    channels: int = Field(ge=1)
+    quality: int | None = Field(ge=1, le=95)
     """Of the JPEGs."""
     reading: Reading
     """Rules by which the files became pixels."""
+
+
+class Contents(Form):
+    """What ``pack.json`` says."""
+
+    version: int
     source: str
     """What it was made from."""
     source_fingerprints: dict[str, dict[str, int | str]]
@@ -90,7 +98,7 @@ def contents(path: Path) -> Contents:
     try:
         found = Contents.model_validate_json((path / FILE).read_bytes())
     except OSError as error:
-        unfinished = path.is_dir() and any(path.glob("*/part-*"))
+        unfinished = (path / PLAN).is_file()
         raise DataError(
             f"{str(path)!r} is no pack",
             found="one that was not finished" if unfinished else f"no {FILE} ({error.strerror})",
@@ -154,17 +162,31 @@ class Pack(Source):
         Raises:
             DataError: when it cannot be read, or a JPEG is not what was written; names the image.
         """
-        name = f"{self._paths[int(self._parts[index])]} image {self._names[index].as_py()}"
-        if self.contents.kind == "uint8":
-            side, channels = self.contents.side, self.contents.channels
-            pixels = np.empty((side, side, channels), dtype=np.uint8)
-            self.read_into(index, pixels, name)
-            return Example(name, pixels)
+        name = self._name(index)
+        if self.contents.kind == "jpeg":
+            return Example(name, self._checked(index, name))
+        side, channels = self.contents.side, self.contents.channels
+        pixels = np.empty((side, side, channels), dtype=np.uint8)
+        self.read_into(index, pixels, name)
+        return Example(name, pixels)
+
+    def check(self, index: int) -> None:
+        """Compare the bytes of image ``index`` with their sum when they were written.
+
+        Raises:
+            DataError: when they differ, or cannot be read; names the image.
+        """
+        self._checked(index, self._name(index))
+
+    def _name(self, index: int) -> str:
+        return f"{self._paths[int(self._parts[index])]} image {self._names[index].as_py()}"
+
+    def _checked(self, index: int, name: str) -> bytes:
         data = bytearray(int(self._sizes[index]))
         self.read_into(index, data, name)
         if zlib.crc32(data) != int(self._sums[index]):
             raise _damaged(name, "another CRC-32 than when it was written")
-        return Example(name, bytes(data))
+        return bytes(data)
 
     def read_into(self, index: int, place: bytearray | npt.NDArray[np.uint8], name: str | None = None) -> None:
         """Read the bytes of image ``index`` to where they are wanted.
@@ -178,9 +200,10 @@ class Pack(Source):
             DataError: when its file has gone, or is shorter than when it was opened.
         """
         part = int(self._parts[index])
+        view = place.data if isinstance(place, np.ndarray) else place
         try:
             opened = self._files.get(self._paths[part])
-            count = os.preadv(opened.descriptor, [place], int(self._offsets[index]))
+            count = os.preadv(opened.descriptor, [view], int(self._offsets[index]))
         except OSError as error:
             raise _damaged(name or f"{self._paths[part]} image {index}", str(error.strerror)) from error
         if count != int(self._sizes[index]):
@@ -229,7 +252,7 @@ def _index(path: Path, division: Division) -> Any:
         raise DataError(
             f"the index {str(path)!r} is missing or damaged",
             expected=f"{division.images} images",
-            fix="copy it again from where the pack was made, or make the pack again in another folder",
+            fix="copy it again from where the pack was made, or give the mae-lite prepare command of then again",
         )
     return loaded[0]
 
@@ -248,7 +271,7 @@ def _incomplete(path: Path, found: str, expected: int) -> DataError:
         f"a file of the pack is not as it was written: {str(path)!r}",
         found=found,
         expected=f"{expected:,} bytes",
-        fix="copy it again from where the pack was made, or make the pack again in another folder",
+        fix="copy it again from where the pack was made, or give the mae-lite prepare command of then again",
     )
 
 
