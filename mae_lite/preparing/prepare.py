@@ -107,7 +107,7 @@ def dry_run(order: Order) -> list[str]:
     elif form.channels == 3:
         jpeg = Form(**{**dict(form), "kind": "jpeg", "quality": order.quality})
         sizes["jpeg"] = sample.estimate(sources, jpeg, _TRIED_DRY).bytes
-    lines += [f"about {size / 1e9:.3g} GB as {kind}, side {form.side}" for kind, size in sorted(sizes.items())]
+    lines += [f"about {sample.readable(size)} as {kind}, side {form.side}" for kind, size in sorted(sizes.items())]
     return lines
 
 
@@ -240,7 +240,7 @@ def _told(folder: Path) -> str:
     images = ", ".join(f"{division.images:,} images ({split})" for split, division in known.splits.items())
     left_out = sum(division.left_out for division in known.splits.values())
     size = sum(part.bytes for division in known.splits.values() for part in division.parts)
-    parts = [images, f"{known.kind} of side {known.side}", f"{size / 1e9:.3g} GB"]
+    parts = [images, f"{known.kind} of side {known.side}", sample.readable(size)]
     return ", ".join(parts + [f"{left_out} left out, see {bad_files.FILE}"] * bool(left_out))
 
 

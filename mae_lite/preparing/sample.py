@@ -85,10 +85,15 @@ def check_room(folder: Path, expected: Estimate) -> None:
     if free + there < expected.bytes:
         raise DiskError(
             f"there is too little room for a pack in {str(folder)!r}",
-            found=f"{free / 1e9:.3g} GB free",
-            expected=f"about {(expected.bytes - there) / 1e9:.3g} GB",
+            found=f"{readable(free)} free",
+            expected=f"about {readable(expected.bytes - there)}",
             fix="free space, choose a folder on another disk, or make it smaller with --kind jpeg, --side or --quality",
         )
+
+
+def readable(size: float) -> str:
+    """Return a number of bytes for people."""
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 
 def _tried(
