@@ -1,4 +1,4 @@
-"""The same images as a folder, a CSV, parquet, shards, a pack and a Python object make the same batches, bit for bit."""
+"""The same images as a folder, CSV, parquet, shards, pack and Python object make the same batches, bit for bit."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from mae_lite.data import cache
 from mae_lite.data.bad_files import BadFile, bad_file
 from mae_lite.data.pack import Form, Part, sha256_of
 from mae_lite.data.sources import Source
-from mae_lite.errors import DataError, DiskError, Stopped
+from mae_lite.errors import DataError, DiskError
+from mae_lite.preparing import pool
 from mae_lite.preparing.resizing import converted
 
 _AT_ONCE = 8_000_000
@@ -84,7 +85,7 @@ class _Rows:
         return {name: pa.array(value, kind) for (name, kind), value in zip(_COLUMNS.items(), values, strict=True)}
 
 
-def make(making: Making, job: Job, stopped: Callable[[], bool]) -> Made:
+def make(making: Making, job: Job, stopped: pool.Asked) -> Made:
     """Make a part, unless it is there as it should be.
 
     Raises:
@@ -143,13 +144,13 @@ def _made_before(making: Making, job: Job) -> Made | None:
     return Made(job, part, tuple(BadFile(*item) for item in about["bad"]), kept=True)
 
 
-def _write(making: Making, job: Job, path: Path, rows: _Rows, stopped: Callable[[], bool]) -> str:
+def _write(making: Making, job: Job, path: Path, rows: _Rows, stopped: pool.Asked) -> str:
     """Convert and write the images of a part; return the SHA-256 of the whole."""
     digest, waiting = hashlib.sha256(), bytearray()
     files.disk.append(path, b"")  # a part of bad images alone is a file too
     for index in job.images:
         if stopped():
-            raise Stopped("stopped on request", fix="the same command goes on where it stopped")
+            raise pool.stop_error()
         name, data = _one(making.sources[job.split], index, making.form, rows)
         if data is None:
             continue

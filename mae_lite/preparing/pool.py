@@ -58,7 +58,7 @@ def each(
             yield _result(waiting.popleft(), stopped)
     except concurrent.futures.process.BrokenProcessPool as error:
         if stopped():  # the signal went to all processes
-            raise _stopped() from error
+            raise stop_error() from error
         raise DiskError(
             "a process that converts images died",
             found=str(error),
@@ -75,10 +75,11 @@ def _result(future: concurrent.futures.Future[ResultT], stopped: Asked) -> Resul
         concurrent.futures.wait([future], _LOOK_S)
         if future.done():
             return future.result()
-    raise _stopped()
+    raise stop_error()
 
 
-def _stopped() -> Stopped:
+def stop_error() -> Stopped:
+    """Return what work raises when it is asked to stop."""
     return Stopped("stopped on request", fix="the same command goes on where it stopped")
 
 

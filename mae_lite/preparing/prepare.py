@@ -43,6 +43,8 @@ from mae_lite.preparing.parts import Job, Made, Making, make, rows_of
 _log = logging.getLogger(__name__)
 
 _EVERY_SECONDS = 5.0
+_SOON_SECONDS = 5.0
+"""Work that is done before other processes have started."""
 _TRIED, _TRIED_DRY = 32, 200
 _QUALITY = 90
 
@@ -95,8 +97,9 @@ def dry_run(order: Order) -> list[str]:
         Time and space that the whole would take, in lines for people.
     """
     sources, plan = _settled(order)
-    form, workers = plan.form, max(1, _workers(order, sources))
+    form = plan.form
     expected = sample.estimate(sources, form, _TRIED_DRY)
+    workers = max(1, _workers(order, expected))
     lines = [f"{name}: {source.describe()}" for name, source in sources.items()]
     lines.append(f"{expected.tried} images tried, {expected.unreadable} of them cannot be read")
     seconds = expected.seconds / workers
@@ -137,13 +140,14 @@ def _prepare(order: Order, sources: Mapping[str, Source], plan: plans.Plan) -> l
     plans.agree(folder, plan)
     if _is_whole(folder, sources):
         return [f"{folder} is finished already: {_told(folder)}", "mae-lite prepare DATA PACK --verify reads it again"]
-    sample.check_room(folder, sample.estimate(sources, plan.form, _TRIED))
+    expected = sample.estimate(sources, plan.form, _TRIED)
+    sample.check_room(folder, expected)
     plans.write(folder, plan)
     for split in sources:
         files.make_folder(folder / split)
     start = time.monotonic()
     with StopSignals() as signals:
-        made = _make(order, sources, plan, lambda: signals.requested is not None)
+        made = _make(order, sources, plan, _workers(order, expected), lambda: signals.requested is not None)
     _judge(order, sources, made)
     seconds = time.monotonic() - start
     whole = _contents(folder, sources, plan, made)
@@ -164,7 +168,9 @@ def _is_whole(folder: Path, sources: Mapping[str, Source]) -> bool:
     return True
 
 
-def _make(order: Order, sources: Mapping[str, Source], plan: plans.Plan, stopped: pool.Asked) -> list[Made]:
+def _make(
+    order: Order, sources: Mapping[str, Source], plan: plans.Plan, workers: int, stopped: pool.Asked
+) -> list[Made]:
     """Make all parts; return them in order."""
     jobs = [
         Job(split, number, range(start, min(start + plan.images_per_part, len(source))))
@@ -175,7 +181,7 @@ def _make(order: Order, sources: Mapping[str, Source], plan: plans.Plan, stopped
     total, made = sum(map(len, sources.values())), []
     done = fresh = 0
     start = last = time.monotonic()
-    with closing(pool.each(make, making, jobs, _workers(order, sources), stopped)) as results:
+    with closing(pool.each(make, making, jobs, workers, stopped)) as results:
         for result in results:
             made.append(result)
             done += len(result.job.images)
@@ -244,11 +250,11 @@ def _told(folder: Path) -> str:
     return ", ".join(parts + [f"{left_out} left out, see {bad_files.FILE}"] * bool(left_out))
 
 
-def _workers(order: Order, sources: Mapping[str, Source]) -> int:
+def _workers(order: Order, expected: sample.Estimate) -> int:
     if order.workers is not None:
         return order.workers
-    usable, images = usable_cpus(), sum(map(len, sources.values()))
-    return 0 if images < 500 or usable == 1 else usable
+    usable = usable_cpus()
+    return 0 if expected.seconds < _SOON_SECONDS or usable == 1 else usable
 
 
 @contextmanager

@@ -11,10 +11,12 @@ from mae_lite.data import images
 from mae_lite.data.pack import UNDIVIDED, Pack, contents, verify
 from mae_lite.data.sources import some, usable_cpus
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import DataError, Stopped
+from mae_lite.errors import DataError
 from mae_lite.preparing import pool
 
 _AT_ONCE = 500
+_FEW = 2000
+"""Images that are looked at before other processes have started."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def verified(folder: Path, workers: int | None) -> list[str]:
         for split, pack in packs.items()
         for start in range(0, len(pack), _AT_ONCE)
     ]
-    chosen = usable_cpus() if workers is None else workers
+    count = sum(map(len, packs.values()))
+    chosen = (usable_cpus() if count > _FEW else 0) if workers is None else workers
     with (
         StopSignals() as signals,
         closing(pool.each(_look, packs, jobs, chosen, lambda: signals.requested is not None)) as results,
@@ -55,7 +58,6 @@ def verified(folder: Path, workers: int | None) -> list[str]:
         bad = [line for lines in results for line in lines]
     if bad:
         raise _damaged(folder, bad)
-    count = sum(map(len, packs.values()))
     return [f"{folder}: {count:,} images and {sum(len(d.parts) for d in known.splits.values())} parts are as written"]
 
 
@@ -63,7 +65,7 @@ def _look(packs: Mapping[str, Pack], job: _Job, stopped: pool.Asked) -> list[str
     pack, bad = packs[job.split], []
     for index in job.images:
         if stopped():
-            raise Stopped("stopped on request", fix="give the same command again")
+            raise pool.stop_error()
         try:
             pack.check(index)
             images.decode(pack.example(index), pack.contents.channels, pack.contents.reading)
