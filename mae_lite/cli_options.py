@@ -75,8 +75,8 @@ class PrepareOptions(config.Config):
     """How images are kept: small on the disk, or read fastest."""
     side: int | None = Field(None, ge=1, le=65_500)
     """Short side in pixels; None takes 256, or the common side of smaller images."""
-    quality: int = Field(90, ge=1, le=95)
-    """Of the JPEGs."""
+    quality: int | None = Field(None, ge=1, le=95)
+    """Of the JPEGs; None takes 90."""
     channels: int = Field(3, ge=1)
     """Channels of the images; other than 3 with --kind uint8 alone."""
     reading: config.Reading = config.Reading()

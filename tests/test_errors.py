@@ -693,6 +693,7 @@ def test_every_error_has_its_exit_code_and_survives_pickling() -> None:
         errors.DataError: DATA,
         errors.CheckpointError: CHECKPOINT,
         errors.DiskError: DISK,
+        errors.Stopped: errors.EXIT_STOPPED,
         errors.NumericsError: NUMERICS,
     }
     assert set(errors.MaeLiteError.__subclasses__()) == set(codes)

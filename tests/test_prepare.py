@@ -305,7 +305,8 @@ def test_signals_stop_every_process_and_lose_only_the_parts_in_hand(tmp_path: Pa
             time.sleep(0.05)
         assert members(process.pid) == [], name
         assert not (tmp_path / name / "pack.json").exists()
-        before = {path: path.stat().st_mtime_ns for path in (tmp_path / name).glob("*/part-*.bin")}
+        whole = [path.with_suffix(".bin") for path in (tmp_path / name).glob("*/part-*.arrow")]  # the list comes last
+        before = {path: path.stat().st_mtime_ns for path in whole}
         lines = prepare(Order(str(data), tmp_path / name, side=100, workers=0))
         assert "400 images (all)" in lines[0]
         assert tree(tmp_path / name) == expected, name
@@ -424,6 +425,7 @@ def test_what_is_refused(
     same = ("--side", "16")
     refused(capsys, 3, order.data, pack, mentions=("other settings", "form.side 16 -> 30"))
     refused(capsys, 3, order.data, pack, *same, "--quality", "80", mentions=("form.quality 90 -> 80",))
+    refused(capsys, 2, order.data, pack, "--kind", "uint8", "--quality", "80", mentions=("quality", "drop"))
     refused(capsys, 3, folder(tmp_path / "more", 90), pack, *same, mentions=("from other data", "fingerprints.all"))
     refused(capsys, 2, order.data, f"{order.data}/pack", mentions=("in the data set itself",))
     refused(capsys, 3, order.data, tmp_path / "more", mentions=("holds other files", "'cat'"))

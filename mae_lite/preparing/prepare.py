@@ -58,7 +58,8 @@ class Order:
     kind: Kind = "jpeg"
     side: int | None = None
     """None takes 256, or the common side of smaller images."""
-    quality: int = _QUALITY
+    quality: int | None = None
+    """Of JPEGs; None takes 90."""
     channels: int = 3
     reading: Reading = Reading()  # noqa: RUF009  # it is frozen
     workers: int | None = None
@@ -108,7 +109,7 @@ def dry_run(order: Order) -> list[str]:
     if form.kind == "jpeg":
         sizes["uint8"] = expected.images * form.side**2 * form.channels
     elif form.channels == 3:
-        jpeg = Form(**{**dict(form), "kind": "jpeg", "quality": order.quality})
+        jpeg = Form(**{**dict(form), "kind": "jpeg", "quality": _QUALITY})
         sizes["jpeg"] = sample.estimate(sources, jpeg, _TRIED_DRY).bytes
     lines += [f"about {sample.readable(size)} as {kind}, side {form.side}" for kind, size in sorted(sizes.items())]
     return lines
@@ -116,16 +117,17 @@ def dry_run(order: Order) -> list[str]:
 
 def _settled(order: Order) -> tuple[dict[str, Source], plans.Plan]:
     if order.kind == "jpeg" and order.channels != 3:
-        raise ConfigError(
-            "channels", found=str(order.channels), expected="3, which JPEGs have", fix="keep pixels: --kind uint8"
-        )
+        fix = f"keep pixels: --kind uint8 --channels {order.channels}"
+        raise ConfigError("channels", found=str(order.channels), expected="3, which JPEGs have", fix=fix)
+    if order.kind == "uint8" and order.quality is not None:
+        fix = "drop --quality, or --kind jpeg"
+        raise ConfigError("quality", found=str(order.quality), expected="nothing, as pixels have none", fix=fix)
     sources = plans.divisions(order.data, order.allow_empty_classes)
-    quality = order.quality if order.kind == "jpeg" else None
     form = Form(
         kind=order.kind,
         side=order.side or sample.SIDE,
         channels=order.channels,
-        quality=quality,
+        quality=order.quality or _QUALITY if order.kind == "jpeg" else None,
         reading=order.reading,
     )
     if order.side is None:
