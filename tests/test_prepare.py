@@ -243,6 +243,7 @@ def test_processes_and_no_processes_write_the_same(tmp_path: Path) -> None:
     assert "part-00003.bin" in str(list(tree(tmp_path / "pack-0")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jpeg", "uint8"])
 def test_killed_at_any_operation_it_goes_on_to_the_same_bytes(tmp_path: Path, kind: str) -> None:
     data = folder(tmp_path / "photos", 66, (12, 10))
@@ -519,6 +520,20 @@ def test_bad_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in sorted(data.rglob("*.png"))[:12]:
         path.write_bytes(b"junk")
     refused(capsys, 3, data, tmp_path / "p", "--on-bad", "skip", mentions=("14 of 70", "at most 10"))
+
+
+def test_names_of_any_kind_and_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    names = [b"a\nb.png", "h\u00e9.png".encode(), b"no\xffutf8.png", b"=1+1.png"]
+    for number, name in enumerate(sorted(names)):
+        Path(os.fsdecode(os.fsencode(tmp_path / "x") + b"/" + name)).write_bytes(
+            encoded(photo(number, (9, 9)), format="PNG")
+        )
+    prepare(Order(str(tmp_path / "x"), tmp_path / "pack \u2603", kind="uint8"))
+    source, pack = open_source(str(tmp_path / "x")), open_source(str(tmp_path / "pack \u2603"))
+    assert pack.classes is None and pack.labels.tolist() == [-1] * 4
+    assert all((pixels(pack, n) == pixels(source, n)).all() for n in range(4))
+    assert any("no\\udcffutf8.png" in pack.example(n).name for n in range(4))
 
 
 def test_none_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
