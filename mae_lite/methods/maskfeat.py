@@ -19,7 +19,8 @@ class FeaturePrediction(MaskTokenMethod):
     def __init__(self, recipe: config.Recipe, method: config.MaskFeat) -> None:
         """Build encoder, mask token and layer; the seed of ``recipe`` decides their initial values."""
         encoder = recipe.plain_encoder
-        super().__init__(recipe, method, unit_px=encoder.patch_size, values=config.hog_values(encoder))
+        values = config.hog_values(encoder)
+        super().__init__(recipe, method, unit_px=encoder.patch_size, width=encoder.width, values=values)
 
     def forward(self, images: Tensor, labels: Tensor, draws: Mapping[str, Tensor]) -> StepOutput:
         """Return the mean squared error of the histograms, averaged over the hidden patches."""
