@@ -15,11 +15,13 @@ from pydantic import BaseModel
 
 from mae_lite import __version__, config, costs, overrides, recipes
 from mae_lite.cli_options import (
+    BenchRequest,
     CheckOptions,
     ConvertOptions,
     DemoOptions,
     EvaluateOptions,
     ListOptions,
+    PlanRequest,
     ReportOptions,
     WatchOptions,
 )
@@ -175,6 +177,33 @@ def _train(command: str, words: Sequence[str]) -> int:
     return EXIT_STOPPED if outcome.state == "stopped" else 0
 
 
+def bench(words: Sequence[str]) -> int:
+    """Time reading and training beside what this machine could do: mae-lite bench RECIPE --data DATA."""
+    request = _timed("bench", words, BenchRequest)
+    from mae_lite.timing import bench as timing
+
+    found = timing.bench(*request.split(), request.batch, request.seconds)
+    print(json.dumps(found, indent=2) if request.json_output else plain(timing.as_text(found)))
+    return 0
+
+
+def plan(words: Sequence[str]) -> int:
+    """Forecast time, memory and disk of a recipe here: mae-lite plan RECIPE --data DATA."""
+    request = _timed("plan", words, PlanRequest)
+    from mae_lite.timing import forecast as timing
+
+    found = timing.forecast(*request.split(), request.seconds)
+    print(json.dumps(found, indent=2) if request.json_output else plain(timing.as_text(found)))
+    return 0
+
+
+def _timed(command: str, words: Sequence[str], model: type[overrides.ModelT]) -> overrides.ModelT:
+    usage = f"mae-lite {command} RECIPE --data DATA [--seconds 5] [--json] [--FIELD VALUE ...]"
+    name, rest = _positional(words, "the recipe", usage, f"mae-lite {command} mae-tiny --data DATA")
+    rest = ["--json-output" if word == "--json" else word for word in rest]
+    return _options(rest, model, f"mae-lite {command} {name}", recipes.get(name).model_dump())
+
+
 def evaluate(words: Sequence[str]) -> int:
     """Measure the exact accuracy of a classifier: mae-lite evaluate RUN [--data DATA]."""
     usage = "mae-lite evaluate RUN [--data DATA] [--split test] [--json-output]"
@@ -285,6 +314,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "check": check,
     "pretrain": pretrain,
     "finetune": finetune,
+    "bench": bench,
+    "plan": plan,
     "evaluate": evaluate,
     "convert": convert,
     "report": report,

@@ -26,12 +26,12 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 # covers its sub-modules, which may import each other.
 LAYERS = (
     (("mae_lite",), ("errors",), ("config", "files", "draws"), ("overrides", "costs")),  # L0
-    (("recipes", "rundir", "figures", "display", "tensorboard"),),  # L1
-    (("data", "models"),),
+    (("recipes", "rundir", "figures", "display", "tensorboard", "advice"),),  # L1
+    (("data", "models", "measuring"),),
     (("methods",),),
     (("engine",),),
     (("evaluation",),),
-    (("inputs", "checking", "converting"), ("probing",), ("training",)),
+    (("inputs", "checking", "converting"), ("probing",), ("training",), ("timing",)),
     (("report",), ("demo_results",), ("demo",)),
     (("cli_options",), ("cli",), ("__main__",)),
 )
