@@ -35,6 +35,22 @@ class EvaluateOptions(config.Config):
     """Print JSON instead of a table."""
 
 
+class PlanRequest(config.Request):
+    """A run, and how ``mae-lite plan`` looks at it."""
+
+    seconds: float = Field(5.0, ge=0.0)
+    """Length of each measurement."""
+    json_output: bool = False
+    """Print JSON instead of text."""
+
+
+class BenchRequest(PlanRequest):
+    """A run, and how ``mae-lite bench`` times it."""
+
+    batch: int | None = Field(None, ge=1)
+    """Images per update; None takes those of a forward pass, at most 1024 on a GPU and 64 elsewhere."""
+
+
 class CheckOptions(config.Config):
     """Options of ``mae-lite check``."""
 

@@ -26,14 +26,14 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 # covers its sub-modules, which may import each other.
 LAYERS = (
     (("mae_lite",), ("errors",), ("config", "files", "draws"), ("overrides", "costs")),  # L0
-    (("recipes", "rundir", "figures", "display", "tensorboard"),),  # L1
-    (("data", "models"),),
+    (("recipes", "rundir", "figures", "display", "tensorboard", "advice"),),  # L1
+    (("data", "models", "measuring"),),
     (("methods",),),
     (("engine",),),
     (("evaluation",),),
-    (("inputs", "checking", "converting", "preparing"), ("probing",), ("training",)),
+    (("inputs", "checking", "converting", "preparing"), ("probing",), ("training",), ("timing",)),
     (("report",), ("demo_results",), ("demo",)),
-    (("cli_options", "cli_words"), ("cli",), ("__main__",)),
+    (("cli_options", "cli_words"), ("commands",), ("cli",), ("__main__",)),
 )
 PLACE = {
     name: (layer, row)

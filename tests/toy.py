@@ -15,7 +15,7 @@ from mae_lite.data.sources import Source
 from mae_lite.models import weights
 from mae_lite.models.vit import build_encoder
 
-TIMES = ("seconds", "images_per_second", "teacher_share")
+TIMES = ("seconds", "images_per_second", "reading_share", "teacher_share")
 """What of a row of metrics the clock decides, and so differs between equal runs."""
 _ENCODER = {"image_size": 8, "patch_size": 4, "channels": 1, "width": 16, "depth": 1, "num_heads": 2}
 

@@ -120,7 +120,7 @@ def contents(path: Path) -> Contents:
 class Pack(Source):
     """The images of one split of a pack."""
 
-    in_memory = False
+    in_memory, packed = False, True
 
     def __init__(self, path: Path, split: Split = "train", name: str | None = None, *, strict: bool = False) -> None:
         """Open it; the images themselves are not read.

@@ -9,8 +9,8 @@ from torch import Tensor
 from mae_lite import config
 from mae_lite.methods.base import StepOutput
 from mae_lite.methods.hog import hog_targets
-from mae_lite.methods.mae import take
 from mae_lite.methods.mask_tokens import MaskTokenMethod
+from mae_lite.models.blocks import take
 
 
 class FeaturePrediction(MaskTokenMethod):
