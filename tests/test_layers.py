@@ -27,7 +27,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 LAYERS = (
     (("mae_lite",), ("errors",), ("config", "files", "draws"), ("overrides", "costs")),  # L0
     (("recipes", "rundir", "figures", "display", "tensorboard"),),  # L1
-    (("data", "models"),),
+    (("data", "models", "measuring"),),
     (("methods",),),
     (("engine",),),
     (("evaluation",),),

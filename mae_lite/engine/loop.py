@@ -82,7 +82,7 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
         NumericsError: before an update with a loss or gradient that is not finite.
         DiskError: when the last checkpoint, or several in a row, cannot be written.
     """
-    fabric, optimizer, end = job.fabric, job.optimizer, job.rate.total_steps
+    fabric, end = job.fabric, job.rate.total_steps
     last = min(end, job.runtime.stop_after_steps or end)
     batches, meter, saver = job.batches(progress.step, last), _Meter(job, progress), _Saver(job, progress)
     job.wrapped.train()
@@ -90,18 +90,7 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
         _run_probes(job, progress)
     while progress.step < last:
         step = progress.step
-        epoch = step / job.plan.steps_per_epoch
-        set_learning_rate(optimizer, job.rate(step))
-        set_weight_decay(optimizer, job.decay(step))
-        job.method.before_step(epoch)
-        numbers = _backward(job, step, batches)
-        job.method.after_backward(epoch)
-        norm = _gradient_norm(job, step, numbers["loss"])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        job.method.after_step(step + 1, end)
-        if job.ema is not None:
-            job.ema.update_parameters(job.method)
+        numbers, norm = update(job, step, batches)
         progress.step = step + 1
         meter.add(numbers)
         better = _run_probes(job, progress)
@@ -117,6 +106,27 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
         if stop:
             return "stopped"
     return "finished" if progress.step >= end else "paused"
+
+
+def update(job: Job, step: int, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], Tensor]:
+    """Make the update number ``step``; return the means of loss and logs on this rank, and the gradients' norm.
+
+    Raises:
+        NumericsError: before an update with a loss or gradient that is not finite.
+    """
+    epoch = step / job.plan.steps_per_epoch
+    set_learning_rate(job.optimizer, job.rate(step))
+    set_weight_decay(job.optimizer, job.decay(step))
+    job.method.before_step(epoch)
+    numbers = _backward(job, step, batches)
+    job.method.after_backward(epoch)
+    norm = _gradient_norm(job, step, numbers["loss"])
+    job.optimizer.step()
+    job.optimizer.zero_grad(set_to_none=True)
+    job.method.after_step(step + 1, job.rate.total_steps)
+    if job.ema is not None:
+        job.ema.update_parameters(job.method)
+    return numbers, norm
 
 
 def _backward(job: Job, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
