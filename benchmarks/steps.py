@@ -8,7 +8,7 @@ and ratios the medians of each round's. The limit is the rate of a large matrix 
 over the arithmetic of a step (mae_lite.costs). Memory is the highest resident size during a step over that before it,
 in a process of its own, gradients included; weights, optimiser and images are there already.
 
-    python benchmarks/steps.py [--batch 64] [--threads 2] [--rounds 5] [--updates 2]
+    python benchmarks/steps.py [--batch 64] [--threads 2] [--rounds 5] [--updates 2] [--compiled]
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from step_profile import shares
 from torch import Tensor, nn
 
 from mae_lite import config, costs, recipes
@@ -47,18 +49,8 @@ from mae_lite.models.vit import timm_arguments
 CPU = torch.device("cpu")
 Step = Callable[[Tensor], object]
 """Makes an update from images [B, C, H, H] uint8."""
-OURS = "mae_lite"
+OURS, COMPILED = "mae_lite", "mae_lite compiled"
 NEEDS = {"transformers ViTMAE": "transformers", "LightlySSL MAE": "lightly"}
-GROUPS = {
-    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"),
-    "attention": ("aten::_scaled_dot_product_flash_attention",),
-    "GELU": ("aten::gelu",),
-    "LayerNorm": ("aten::native_layer_norm",),
-    "copies and gathers": ("aten::copy_", "aten::cat", "aten::index_select", "aten::index_add", "aten::gather"),
-    "bias gradients": ("aten::sum",),
-    "AdamW": ("aten::_fused_adamw_", "Optimizer.step"),
-}
-"""Operations by the start of their names, the first match counts."""
 
 
 def recipe_of(tiny: bool) -> config.Recipe:
@@ -68,12 +60,13 @@ def recipe_of(tiny: bool) -> config.Recipe:
     return recipes.derive(recipe, encoder=small) if tiny else recipe
 
 
-def ours(recipe: config.Recipe) -> Step:
+def ours(recipe: config.Recipe, compiled: bool = False) -> Step:
     """Return the update of the training loop."""
     runtime = config.Runtime(data="bytes in memory", accelerator="cpu")
     fabric = start_fabric(recipe, runtime)
     method = build(recipe, 0)
-    wrapped, optimizer = fabric.setup(method, build_optimizer(method, recipe))
+    trained: Any = torch.compile(method, dynamic=False) if compiled else method
+    wrapped, optimizer = fabric.setup(trained, build_optimizer(method, recipe))
     wrapped.train()
     steps, rate, decay = itertools.count(), LearningRate.of(recipe, 1), WeightDecay.of(recipe, 1)
 
@@ -168,6 +161,7 @@ def lightly_mae(recipe: config.Recipe) -> Step:
 
 MAKERS: dict[str, Callable[[config.Recipe], Step]] = {
     OURS: ours,
+    COMPILED: partial(ours, compiled=True),
     "transformers ViTMAE": transformers_mae,
     "LightlySSL MAE": lightly_mae,
 }
@@ -180,15 +174,16 @@ def bytes_of(recipe: config.Recipe, batch: int) -> Tensor:
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def installed() -> list[str]:
-    """Return the contestants that can run here."""
-    return [name for name in MAKERS if name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None]
+def contestants(compiled: bool) -> list[str]:
+    """Return those that can run here."""
+    present = [name for name in MAKERS if name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None]
+    return [name for name in present if compiled or name != COMPILED]
 
 
 def race(recipe: config.Recipe, options: argparse.Namespace) -> tuple[dict[str, list[float]], list[float]]:
     """Return the images/s of each contestant, and the matrix rate in FLOP/s, by round."""
     images = bytes_of(recipe, options.batch)
-    steps = {name: MAKERS[name](recipe) for name in installed()}
+    steps = {name: MAKERS[name](recipe) for name in contestants(options.compiled)}
     for step in steps.values():
         step(images)
     speeds: dict[str, list[float]] = {name: [] for name in steps}
@@ -216,24 +211,6 @@ def memory_mb(name: str, recipe: config.Recipe, batch: int) -> float:
 def _resident_mb(field: str) -> float:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1e3
-
-
-def profile(recipe: config.Recipe, options: argparse.Namespace) -> dict[str, Any]:
-    """Return where the time of our step goes: the share of each group of operations."""
-    step, images = ours(recipe), bytes_of(recipe, options.batch)
-    step(images)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
-        for _ in range(options.updates):
-            step(images)
-    spent = dict.fromkeys((*GROUPS, "other"), 0.0)
-    for event in found.key_averages():
-        starts = (name for name, names in GROUPS.items() if event.key.startswith(names))
-        spent[next(starts, "other")] += event.self_cpu_time_total
-    total = sum(spent.values())
-    return {
-        "milliseconds_per_step": total / 1e3 / options.updates,
-        "shares": {name: value / total for name, value in spent.items()},
-    }
 
 
 def hardware() -> dict[str, Any]:
@@ -269,6 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("batch", 64), ("threads", 2), ("rounds", 5), ("updates", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--compiled", action="store_true", help="measure our step compiled, too: a minute more")
     parser.add_argument("--tiny", action="store_true", help="sizes of a dry run: the numbers mean nothing")
     parser.add_argument("--memory-of", choices=tuple(MAKERS), help="measure its memory alone, and print it")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/steps.json"))
@@ -280,12 +258,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(memory_mb(options.memory_of, recipe, options.batch))
         return
     alone = [sys.executable, __file__, *words, "--memory-of"]
-    memory = {name: float(subprocess.check_output([*alone, name], text=True).split()[-1]) for name in installed()}
+    names = contestants(options.compiled)
+    memory = {name: float(subprocess.check_output([*alone, name], text=True).split()[-1]) for name in names}
     result = summary(*race(recipe, options), costs.step_gflops(recipe)) | {
         "memory_mb": memory,
         "memory_over": {name: memory[OURS] / value for name, value in memory.items() if name != OURS},
-        "skipped": {name: f"{NEEDS[name]} is not installed" for name in MAKERS if name not in memory},
-        "profile": profile(recipe, options),
+        "skipped": {name: f"{package} is not installed" for name, package in NEEDS.items() if name not in memory},
+        "profile": shares(ours(recipe), bytes_of(recipe, options.batch), options.updates),
         "batch": options.batch,
         "hardware": hardware(),
         "command": ["python", "benchmarks/steps.py", *words],
