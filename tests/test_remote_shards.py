@@ -1,111 +1,454 @@
-"""Tar shards behind URLs: copied whole, tried again where that helps, and noticed when they change."""
+"""Tar shards behind URLs: faults of servers, a cache with a limit, and an order that depends on neither."""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import pickle
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from mae_lite.data import fetch
+from mae_lite import files, locks, training
+from mae_lite.data import fetch, remote_shards, shard_cache
+from mae_lite.data.loader import training_loader
 from mae_lite.data.opening import open_source
-from mae_lite.data.shards import Shards
-from mae_lite.errors import DataError
+from mae_lite.data.plan import Plan
+from mae_lite.data.sources import Source, subset
+from mae_lite.data.transforms import TrainTransform
+from mae_lite.data.windows import Windows
+from mae_lite.errors import ConfigError, DataError, DiskError
+from tests import toy
+from tests.site import Site
 from tests.test_data_shards import numbered, picture, read, shard
+from tests.test_training import losses, tensors
 
-
-class Site(ThreadingHTTPServer):
-    """Files by path, and what goes wrong with the next answers."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content: dict[str, bytes] = {}
-        self.faults: list[str] = []
-        self.gets: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers from the site's content."""
-
-    server: Site
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-    def do_HEAD(self) -> None:
-        self.answer(False)
-
-    def do_GET(self) -> None:
-        self.server.gets.append(self.path)
-        self.answer(True)
-
-    def answer(self, body: bool) -> None:
-        data = self.server.content.get(self.path)
-        fault = self.server.faults.pop(0) if body and data is not None and self.server.faults else ""
-        self.send_response(404 if data is None else 500 if fault == "500" else 200)
-        sent = b"" if data is None or fault == "500" else data
-        self.send_header("Content-Length", str(len(sent)))
-        self.send_header("ETag", str(hash(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(sent[:700] if fault in ("cut", "stall") else sent)
-            self.wfile.flush()
-        if fault == "stall":
-            time.sleep(1.5)
+SHARDS, EACH = 8, 6
 
 
 @pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    """Provide two shards on a local server."""
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """Provide an empty server, of which stalls are noticed at once."""
     monkeypatch.setattr(fetch, "PAUSES_SECONDS", (0.01, 0.02))
     monkeypatch.setattr(fetch, "STALL_SECONDS", 0.4)
     server = Site()
-    for number in range(2):
-        server.content[f"/x-{number}.tar"] = shard(
-            tmp_path / f"{number}.tar", numbered(number, 1, start=2 * number)
-        ).read_bytes()
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
 
 
-def test_shards_are_fetched_once_and_anew_when_changed(site: Site, tmp_path: Path) -> None:
-    spec = f"shards:{site.url}/x-{{0..1}}.tar"
-    source = open_source(spec)
+@pytest.fixture
+def pair(site: Site, tmp_path: Path) -> str:
+    """Put two shards of two pictures each on the server."""
+    for number in range(2):
+        made = shard(tmp_path / f"{number}.tar", numbered(number, 1, start=2 * number))
+        site.content[f"/x-{number}.tar"] = made.read_bytes()
+    return f"shards:{site.url}/x-{{0..1}}.tar"
+
+
+@pytest.fixture
+def many(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Put 8 shards of 6 pictures on the server, of which two are a window."""
+    for number in range(SHARDS):
+        labels = [(number + position) % 3 for position in range(EACH)]
+        made = shard(tmp_path / "local" / f"x-{number}.tar", numbered(*labels, start=EACH * number))
+        site.content[f"/x-{number}.tar"] = made.read_bytes()
+    monkeypatch.setattr(remote_shards, "WINDOW_BYTES", 2.1 * len(site.content["/x-0.tar"]))
+    return f"shards:{site.url}/x-{{0..{SHARDS - 1}}}.tar"
+
+
+def cached() -> int:
+    """Return the bytes in the cache of shards."""
+    return sum(path.stat().st_size for path in Path(os.environ["MAE_LITE_CACHE"]).glob("fetched/*/*"))
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, site: Site, shards: float) -> float:
+    """Leave room for some shards; return the bytes."""
+    size = shards * len(site.content["/x-0.tar"])
+    monkeypatch.setenv(shard_cache.LIMIT, f"{size / 1e9:.12f}")
+    return size
+
+
+# Faults
+
+
+def test_shards_are_fetched_once_and_anew_when_changed(site: Site, pair: str, tmp_path: Path) -> None:
+    source = open_source(pair)
     assert read(source) == [picture(number) for number in range(4)] and source.labels.tolist() == [0, 1, 1, 1]
-    assert source.name == spec and site.gets == ["/x-0.tar", "/x-1.tar"]
-    assert open_source(spec).fingerprint() == source.fingerprint() and len(site.gets) == 2
+    assert source.name == pair and sorted(site.gets) == ["/x-0.tar", "/x-1.tar"]
+    assert open_source(pair).fingerprint() == source.fingerprint() and len(site.gets) == 2
     site.content["/x-1.tar"] = shard(tmp_path / "new.tar", numbered(7, start=9)).read_bytes()
-    assert read(open_source(spec)) == [picture(0), picture(1), picture(9)] and len(site.gets) == 3
+    assert read(open_source(pair)) == [picture(0), picture(1), picture(9)] and len(site.gets) == 3
 
 
-@pytest.mark.parametrize("fault", ["500", "cut", "stall"])
+@pytest.mark.usefixtures("pair")
+@pytest.mark.parametrize("fault", ["500", "503", "429", "cut", "long", "stall"])
 def test_passing_faults_are_tried_again(site: Site, fault: str) -> None:
     site.faults = [fault]
-    assert read(Shards(f"{site.url}/x-0.tar")) == [picture(0), picture(1)]
+    assert read(open_source(f"shards:{site.url}/x-0.tar")) == [picture(0), picture(1)]
     assert len(site.gets) == 2
 
 
-@pytest.mark.parametrize(("fault", "found"), [("500", "status 500"), ("cut", ""), ("stall", "0.4 s")])
-def test_lasting_faults_are_an_error(site: Site, tmp_path: Path, fault: str, found: str) -> None:
+@pytest.mark.usefixtures("pair")
+@pytest.mark.parametrize(
+    ("fault", "found", "gets"),
+    [
+        ("500", "status 500", 3),
+        ("cut", "cut off", 3),
+        ("stall", "0.4 s", 3),
+        ("long", "more than", 3),
+        ("403", "403", 1),
+    ],
+)
+def test_lasting_faults_are_an_error(site: Site, fault: str, found: str, gets: int) -> None:
+    (remote,) = fetch.look([f"{site.url}/x-0.tar"])
+    shards = shard_cache.ShardCache([remote], "x")
     site.faults = [fault] * 9
     with pytest.raises(DataError, match=found) as caught:
-        Shards(f"{site.url}/x-0.tar")
+        shards.fetch(0)
     assert "\nFix: " in str(caught.value) and "/x-0.tar" in str(caught.value)
-    assert len(site.gets) == 3 and not list(tmp_path.rglob(".tmp-*"))
+    assert len(site.gets) == gets and cached() == 0
 
 
-def test_a_missing_shard_is_not_tried_again(site: Site) -> None:
+def test_a_missing_shard_or_server_is_an_error(site: Site) -> None:
     with pytest.raises(DataError, match="status 404"):
-        Shards(f"{site.url}/y.tar")
-    assert len(site.gets) <= 1
+        open_source(f"shards:{site.url}/y.tar")
+    started = time.monotonic()
+    with pytest.raises(DataError, match="cannot be fetched"):
+        open_source("shards:http://user:secret@127.0.0.1:9/y.tar?key=secret")
+    assert time.monotonic() - started > 0.03  # it may be starting: tried three times
+
+
+def test_secrets_of_a_url_are_not_told(site: Site) -> None:
+    address = site.url.replace("http://", "http://user:secret@")
+    with pytest.raises(DataError) as caught:
+        open_source(f"shards:{address}/y.tar?key=secret")
+    assert "/y.tar" in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_server_without_head_serves_too(site: Site, pair: str) -> None:
+    site.head_status = 405
+    assert len(open_source(pair)) == 4
+
+
+@pytest.mark.usefixtures("pair")
+def test_a_shard_that_changes_while_it_is_fetched_is_refused(site: Site) -> None:
+    remotes = fetch.look([f"{site.url}/x-0.tar"])
+    other = site.content["/x-0.tar"][::-1]  # of the same size
+    site.before_answer = lambda: site.content.update({"/x-0.tar": other})
+    for gets in (1, 1):  # while it is sent, and before
+        with pytest.raises(DataError, match="has changed on the server"):
+            shard_cache.ShardCache(remotes, "x").fetch(0)
+        assert len(site.gets) == gets and cached() == 0
+
+
+def test_a_shard_that_changes_during_a_run_ends_it(
+    site: Site, many: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limit(monkeypatch, site, 6.5)
+    source = open_source(many)
+    for path in site.content:
+        site.content[path] = site.content[path][::-1]
+    with pytest.raises(DiskError, match="has changed on the server"):  # no bad image, for which another stands in
+        training.run(toy.mae(), toy.runtime(tmp_path / "run", data=many, workers=2), source)
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, package, missing in (
+        ("s3://bucket/x.tar", "s3fs", "s3fs"),
+        ("gs://bucket/x.tar", "gcsfs", "gcsfs"),
+        ("https://host/x.tar", "fsspec", "fsspec"),
+        ("http://host/x.tar", r"fsspec\[http\]", "aiohttp"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            with pytest.raises(DiskError, match=package) as caught:
+                open_source(f"shards:{place}")
+            assert caught.value.fix == "pip install 'mae_lite[remote]'"
+
+
+@pytest.mark.usefixtures("pair")
+def test_other_file_systems_serve_too(site: Site) -> None:
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Bucket(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "s3"
+        store: dict[str, Any] = {}  # noqa: RUF012
+        pseudo_dirs: list[str] = [""]  # noqa: RUF012
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return super()._strip_protocol(path.removeprefix("s3://"))  # type: ignore[no-any-return]
+
+        def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+            return {**super().info(path, **kwargs), "ETag": str(hash(self.cat(path)))}
+
+    fsspec.register_implementation("s3", Bucket, clobber=True)
+    for path, data in site.content.items():
+        Bucket().pipe(f"s3://bucket{path}", data)
+    assert read(open_source("shards:s3://bucket/x-{0..1}.tar")) == [picture(number) for number in range(4)]
+    with pytest.raises(DataError, match="no such file"):
+        open_source("shards:s3://bucket/y.tar")
+
+
+def test_names_of_classes_lie_beside_the_shards(site: Site, pair: str) -> None:
+    assert open_source(pair).classes == ("0", "1")
+    site.content["/classes.txt"] = "kat\nhónd\n".encode()
+    assert open_source(pair).classes == ("kat", "hónd")
+
+
+# The cache
+
+
+def test_nothing_is_imported_before_a_url_is_used() -> None:
+    import subprocess
+
+    code = "import sys, mae_lite.data.remote_shards; print([m for m in ('fsspec', 'aiohttp') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def _open_and_read(spec: str, results: Any) -> None:
+    source = open_source(spec)
+    results.put([source.example(index).data for index in range(len(source))])
+
+
+def test_two_processes_share_each_fetch(site: Site, pair: str) -> None:
+    site.before_answer = lambda: time.sleep(0.3)
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    processes = [context.Process(target=_open_and_read, args=(pair, results)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=60) for _ in processes]
+    assert found == [[picture(number) for number in range(4)]] * 3
+    assert sorted(site.gets) == ["/x-0.tar", "/x-1.tar"]
+    for process in processes:
+        process.join()
+
+
+@pytest.mark.usefixtures("pair")
+def test_a_killed_fetch_leaves_nothing_that_counts(site: Site) -> None:
+    remotes = fetch.look([f"{site.url}/x-0.tar"])
+    shards = shard_cache.ShardCache(remotes, "x")
+    begun = threading.Event()
+
+    def slowly() -> None:
+        begun.set()
+        time.sleep(0.5)
+
+    site.before_answer = slowly
+    process = multiprocessing.get_context("fork").Process(target=shards.fetch, args=(0,))
+    process.start()
+    assert begun.wait(30)
+    process.kill()
+    process.join()
+    assert cached() == remotes[0].size  # its claim
+    site.before_answer = lambda: None
+    assert shards.read(0, 0, 100) == site.content["/x-0.tar"][:100]
+    assert cached() == remotes[0].size
+
+
+def test_threads_take_turns_and_need_not_wait(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "lock"
+    with locks.turn(path) as first, locks.turn(path, wait=False) as second:
+        assert first and not second
+    with locks.turn(path, wait=False) as third:
+        assert third
+    inside: list[int] = []
+
+    def work() -> None:
+        with locks.turn(path):
+            inside.append(1)
+            time.sleep(0.02)
+            assert inside == [1]
+            inside.clear()
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert inside == []
+
+
+def test_eviction_stays_below_the_limit_and_data_are_right(
+    site: Site, many: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = limit(monkeypatch, site, 3.5)
+    largest = 0
+
+    def look() -> None:
+        nonlocal largest
+        largest = max(largest, cached())
+
+    site.before_answer = look
+    source = open_source(many)
+    assert read(source) == [picture(number) for number in range(SHARDS * EACH)]
+    order = np.random.default_rng(0).permutation(len(source))[:30]
+    assert [source.example(int(index)).data for index in order] == [picture(int(index)) for index in order]
+    look()
+    assert 2 * len(site.content["/x-0.tar"]) < largest <= size
+    assert len(site.gets) > 2 * SHARDS  # once to index, and more to read
+    assert read(pickle.loads(pickle.dumps(source))) == read(source)
+
+
+def test_a_damaged_copy_is_replaced(pair: str) -> None:
+    source = open_source(pair)
+    for path in Path(os.environ["MAE_LITE_CACHE"]).glob("fetched/*/*.tar"):
+        files.write_bytes(path, path.read_bytes()[:1000])
+    assert read(source) == [picture(number) for number in range(4)]
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-1", "nan", "inf"])
+def test_a_limit_is_a_number(pair: str, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv(shard_cache.LIMIT, value)
+    with pytest.raises(ConfigError, match=shard_cache.LIMIT):
+        open_source(pair)
+
+
+def test_too_little_room_is_said_before_it_matters(
+    site: Site, many: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limit(monkeypatch, site, 0.9)
+    with pytest.raises(DiskError, match="no room for a shard"):
+        open_source(many)
+    limit(monkeypatch, site, 5.5)
+    with pytest.raises(DiskError, match="3 windows of 2 shards"):
+        training.run(toy.mae(), toy.runtime(tmp_path / "run", data=many))
+
+
+# Order
+
+
+def test_windows_follow_each_other() -> None:
+    shards = np.repeat(np.arange(10), 7)
+    plan = Plan(samples=70, global_batch_size=8, micro_batch_size=8, seed=3, windows=Windows(shards, 4))
+    first, second = plan.order(0), plan.order(1)
+    for order in (first, second):
+        assert sorted(order.tolist()) == list(range(70))
+        parts = [set(shards[part].tolist()) for part in np.split(order, [28, 56])]
+        assert [len(part) for part in parts] == [4, 4, 2] and set.union(*parts) == set(range(10))
+    assert set(shards[first[:28]].tolist()) != set(shards[second[:28]].tolist())
+    assert (np.diff(shards[first[:28]]) != 0).mean() > 0.5  # shuffled within the window
+    assert first.tolist() != Plan(**{**plan.__dict__, "seed": 4}).order(0).tolist()
+
+
+def test_one_window_changes_nothing() -> None:
+    settings: dict[str, Any] = {"samples": 40, "global_batch_size": 8, "micro_batch_size": 4, "seed": 1}
+    whole = Plan(**settings, windows=Windows(np.arange(40) // 10, 4))
+    assert [whole.order(epoch).tolist() for epoch in range(3)] == [
+        Plan(**settings).order(epoch).tolist() for epoch in range(3)
+    ]
+
+
+def test_windows_of_a_part(many: str) -> None:
+    source = open_source(many)
+    assert source.windows is not None and (source.windows.size, len(source.windows)) == (2, 4)
+    part = subset(source, np.arange(3 * EACH, 6 * EACH))
+    assert part.windows is not None and len(part.windows) == 2
+    assert {int(number) for shards in part.windows.of_epoch(0, 0) for number in shards} == {3, 4, 5}
+    few = source.windows.few(5, EACH + 1)
+    assert len(few) == 2 * EACH and len(set((few // EACH).tolist())) == 2
+    assert len(source.windows.few(5, 10_000)) == SHARDS * EACH
+
+
+def test_what_is_expected_is_what_comes() -> None:
+    shards = np.repeat(np.arange(6), 5)
+    plan = Plan(samples=30, global_batch_size=4, micro_batch_size=4, seed=2, windows=Windows(shards, 2))
+    told: list[list[int]] = []
+    seen = []
+    for _, samples in plan.announced_keys(0, 2 * plan.steps_per_epoch, told.append):
+        assert set(shards[samples].tolist()) <= set(told[-1] if len(told) < 2 else told[-1] + told[-2])
+        seen.append(len(told))
+    assert len(told) == 6 and len(told[0]) == 4 and len(told[-1]) == 2  # nothing comes after the end
+    assert next(iter(plan.announced_keys(3, 9, told.append)))[1].tolist() == plan.rows(3).tolist()
+
+
+def batches(source: Source, plan: Plan, start: int, stop: int, workers: int) -> list[tuple[list[int], torch.Tensor]]:
+    augmentation = toy.mae().augmentation
+    loader = training_loader(
+        source, TrainTransform(augmentation, 8, 1), plan, channels=1, start_step=start, stop_step=stop, workers=workers
+    )
+    return [(batch.ids.tolist(), batch.images) for batch in loader]
+
+
+def test_the_order_does_not_depend_on_workers_ranks_the_cache_or_the_start(
+    site: Site, many: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = open_source(many)
+    settings: dict[str, Any] = {"samples": len(source), "global_batch_size": 8, "seed": 5, "windows": source.windows}
+    plan = Plan(**settings, micro_batch_size=8)
+    steps = 2 * plan.steps_per_epoch
+    reference = batches(source, plan, 0, steps, 0)
+
+    def same(found: list[tuple[list[int], torch.Tensor]], expected: list[tuple[list[int], torch.Tensor]]) -> None:
+        assert [ids for ids, _ in found] == [ids for ids, _ in expected]
+        assert all(torch.equal(one, other) for (_, one), (_, other) in zip(found, expected, strict=True))
+
+    monkeypatch.setenv("MAE_LITE_CACHE", str(tmp_path / "other"))
+    limit(monkeypatch, site, 6.5)
+    source = open_source(many)
+    site.gets.clear()
+    same(batches(source, plan, 0, steps, 2), reference)
+    assert site.gets
+    same(batches(source, plan, 7, steps, 1), reference[7:])
+    halves = [
+        batches(source, Plan(**settings, micro_batch_size=4, ranks=2, rank=rank), 0, steps, 0) for rank in range(2)
+    ]
+    joined = [
+        (left[0] + right[0], torch.cat([left[1], right[1]])) for left, right in zip(halves[0], halves[1], strict=True)
+    ]
+    same(joined, reference)
+
+
+def test_each_epoch_fetches_each_shard_about_once(site: Site, many: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, site, 6.5)
+    source = open_source(many)
+    plan = Plan(samples=len(source), global_batch_size=4, micro_batch_size=4, seed=1, windows=source.windows)
+    site.gets.clear()
+    assert len(batches(source, plan, 0, 3 * plan.steps_per_epoch, 0)) == 36
+    assert max(Counter(site.gets).values()) <= 3 and SHARDS < len(site.gets) <= 3 * SHARDS
+
+
+# Runs
+
+
+def test_a_run_from_far_equals_one_from_here(many: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(remote_shards, "WINDOW_BYTES", 4e9)
+    local, far = tmp_path / "here", tmp_path / "far"
+    training.run(toy.mae(epochs=2, warmup_epochs=1), toy.runtime(local, data=f"shards:{tmp_path / 'local'}"))
+    training.run(toy.mae(epochs=2, warmup_epochs=1), toy.runtime(far, data=many))
+    assert losses(local) == losses(far) and len(losses(far)) > 0
+    one, two = tensors(local), tensors(far)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    records = [json.loads((run / "recipe.json").read_text()) for run in (local, far)]
+    assert records[0]["fingerprint"] == records[1]["fingerprint"]
+
+
+def test_a_streamed_run_resumes_bit_for_bit(
+    site: Site, many: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limit(monkeypatch, site, 6.5)
+    recipe = toy.mae(epochs=3, warmup_epochs=1, global_batch_size=8)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    probed = {"probe_every_epochs": 1, "probe_images": 12}
+    training.run(recipe, toy.runtime(whole, data=many, **probed))
+    for stop in (4, 11, None):
+        training.run(recipe, toy.runtime(parts, data=many, workers=1, stop_after_steps=stop, **probed))
+    one, two = tensors(whole), tensors(parts)
+    assert losses(whole) == losses(parts) and all(torch.equal(one[name], two[name]) for name in one)
+    monkeypatch.setattr(remote_shards, "WINDOW_BYTES", 4e9)
+    fingerprint = json.loads((whole / "recipe.json").read_text())["fingerprint"]
+    assert open_source(many).fingerprint() != fingerprint  # another order is another run

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mae_lite.data import fetch
 from mae_lite.data.sources import Split, some
 from mae_lite.data.splits import choose_split, split_in
 from mae_lite.errors import ConfigError, DataError
@@ -48,8 +47,7 @@ def find(pattern: str, split: Split, name: str, *, strict: bool = False) -> tupl
     split is taken at its word.
 
     Args:
-        pattern: a shard, a folder of them, a glob, or names or URLs with ranges and lists in braces; those of URLs are
-            copied into the cache and taken whole, whatever the split.
+        pattern: a shard, a folder of them, a glob, or names with ranges and lists in braces.
         split: which ones, where they are divided.
         name: the data set, for messages.
         strict: whether nothing may stand in for a missing split.
@@ -58,8 +56,6 @@ def find(pattern: str, split: Split, name: str, *, strict: bool = False) -> tupl
         ConfigError: when the pattern stands for too many names.
         DataError: when shards are missing or compressed; names the first.
     """
-    if fetch.is_url(pattern):
-        return fetch.copies(expand(pattern), name), None
     path = Path(pattern).expanduser()
     if os.path.isdir(path):  # os.path takes a pattern too long for a file name for what it is: no file
         found = _tars(sorted(path.iterdir()), f"the folder {str(path)!r}")

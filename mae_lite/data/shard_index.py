@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -39,7 +39,7 @@ class _Image(NamedTuple):
 
 
 @dataclass
-class _Content:
+class Content:
     """What one shard holds."""
 
     images: dict[str, _Image] = field(default_factory=dict)
@@ -50,12 +50,15 @@ class _Content:
     ignored: Counter[str] = field(default_factory=Counter)
 
 
-def index(paths: list[Path], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def index(
+    paths: Sequence[Path], name: str, contents: Iterable[Content] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the headers of all members.
 
     Args:
         paths: the shards.
         name: the data set, for messages.
+        contents: what :func:`scan` found in each, where they are not on this disk.
 
     Returns:
         A column each for "shard" (position in ``paths``), "offset", "size", "name" (bytes) and "label" of the images,
@@ -68,8 +71,7 @@ def index(paths: list[Path], name: str) -> tuple[dict[str, Any], dict[str, Any]]
     found: list[tuple[int, _Image]] = []
     numbers: list[int] = []
     ignored: Counter[str] = Counter()
-    for shard, path in enumerate(paths):
-        content = _scan(path)
+    for shard, content in enumerate(map(scan, paths) if contents is None else contents):
         found += [(shard, image) for image in content.images.values()]
         numbers += [content.numbers.get(key, -1) for key in content.images]
         ignored += content.ignored
@@ -121,8 +123,13 @@ def _damaged(path: Path, last: str | None, found: str) -> DataError:
     )
 
 
-def _scan(path: Path) -> _Content:
-    content = _Content()
+def scan(path: Path) -> Content:
+    """Read the headers of one shard.
+
+    Raises:
+        DataError: when it is damaged or contradicts itself; names the member.
+    """
+    content = Content()
     last: str | None = None
     try:
         with path.open("rb") as handle:
@@ -162,7 +169,7 @@ def _check_end(handle: BinaryIO, end: int, path: Path, last: str | None) -> None
         raise DataError(f"shard {str(path)!r} has {what}", fix="join them by tar --concatenate, or keep them apart")
 
 
-def _take(member: tarfile.TarInfo, handle: BinaryIO, content: _Content, path: Path) -> None:
+def _take(member: tarfile.TarInfo, handle: BinaryIO, content: Content, path: Path) -> None:
     """Add a member to what its shard holds."""
     if member.isdir():
         return

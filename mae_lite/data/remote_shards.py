@@ -1,0 +1,117 @@
+"""Tar shards behind URLs: indexed without keeping all of them, then read window by window through a local cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mae_lite import locks
+from mae_lite.data import cache, fetch, shard_cache, shard_index
+from mae_lite.data.shard_cache import ShardCache
+from mae_lite.data.shard_files import expand
+from mae_lite.data.shards import NAMES, Shards
+from mae_lite.data.sources import Example
+from mae_lite.data.windows import Windows
+from mae_lite.errors import DataError, DiskError
+
+_log = logging.getLogger(__name__)
+
+_VERSION = 1
+"""Of the index; counted up when its content changes, so that an old one is not taken."""
+WINDOW_BYTES = 4e9
+"""Of shards read together: some 35,000 photographs, enough to shuffle. Part of the order, and so no setting."""
+_LIVE = 3
+"""Windows on the disk at once: the one that workers are about to leave, the current one, the one that is fetched."""
+_MOST_NAMES = 1 << 26
+"""Bytes of the names of classes."""
+_AHEAD = 8
+"""Shards that are fetched while others are indexed."""
+
+
+class RemoteShards(Shards):
+    """The images of tar files behind URLs, in the order of the pattern; what :class:`Shards` says holds here too."""
+
+    def __init__(self, pattern: str, name: str | None = None) -> None:
+        """Index the shards at first use, which reads each once, then open the index.
+
+        Later starts ask the server for sizes and tags alone. All shards are taken, whatever their names say of splits.
+
+        Args:
+            pattern: URLs with {000..127} and {a,b}; http, https, s3 or gs.
+            name: what the user gave.
+
+        Raises:
+            ConfigError: when the pattern stands for too many names.
+            DataError: when shards or labels are missing, damaged or contradict each other.
+            DiskError: when a package or room for the largest shard is missing.
+        """
+        self.name, self.split = name or pattern, None
+        self._remotes = fetch.look(expand(pattern))
+        # Where they lie does not matter to fingerprints, so that a local copy of the shards is the same data.
+        self._paths = [Path(remote.file_name) for remote in self._remotes]
+        self._states = [(remote.size, 0) for remote in self._remotes]
+        self._cache = ShardCache(self._remotes, self.name)
+        kept = cache.place("remote", [_VERSION, [[remote.url, remote.size, remote.tag] for remote in self._remotes]])
+        with locks.turn(kept.with_suffix(".lock")):  # of several processes that start at once, one makes the index
+            table, about = cache.load(kept) or self._index(kept)
+        self._opened = {}
+        self._take(table, about)
+        sizes = np.array([remote.size for remote in self._remotes], dtype=np.int64)
+        size = max(1, int(WINDOW_BYTES / max(1.0, float(sizes.mean()))))
+        self.windows = Windows(self._shards, size)
+        self._needed = int(np.sort(sizes)[::-1][: _LIVE * size].sum()), size
+
+    def _index(self, kept: Path) -> tuple[Any, dict[str, Any]]:
+        total = sum(remote.size for remote in self._remotes)
+        _log.info("%s: indexing %d shards, %.3g GB, once", self.name, len(self._remotes), total / 1e9)
+        columns, about = shard_index.index(self._paths, self.name, self._contents())
+        cache.save(kept, columns, about)
+        return pa.table(columns), about
+
+    def _names_file(self) -> tuple[str, bytes] | None:
+        for name in NAMES:
+            content = fetch.small(self._remotes[0].beside(name), _MOST_NAMES)
+            if content is not None:
+                return name, content
+        return None
+
+    def _contents(self) -> Iterator[shard_index.Content]:
+        for shard in range(len(self._remotes)):
+            self._cache.expect(range(shard, min(shard + _AHEAD, len(self._remotes))))
+            with self._cache.held(shard) as path:
+                yield shard_index.scan(path)
+
+    def example(self, index: int) -> Example:
+        """Return the encoded image ``index``.
+
+        Raises:
+            DiskError: when its shard can no longer be fetched. This is no bad image, for which another may stand in:
+                what a run sees must not depend on the state of a network.
+        """
+        shard, size = int(self._shards[index]), int(self._sizes[index])
+        try:
+            data = self._cache.read(shard, int(self._offsets[index]), size)
+        except DataError as error:
+            raise DiskError(error.what, found=error.found, expected=error.expected, fix=error.fix) from error
+        return Example(f"{self._remotes[shard].name} member {self._member(index)}", data)
+
+    def expect(self, shards: Iterable[int]) -> None:
+        """Fetch shards in the background, in this order.
+
+        Raises:
+            DiskError: when the cache is too small for training.
+        """
+        wanted, (needed, size), room = list(shards), self._needed, shard_cache.room_bytes()
+        if wanted and needed > room:
+            raise DiskError(
+                f"the cache of shards is too small to train on {self.name!r}",
+                found=f"room for {room / 1e9:.3g} GB",
+                expected=f"{needed / 1e9:.3g} GB, {_LIVE} windows of {size} shards",
+                fix=f"raise {shard_cache.LIMIT}, free space, or set MAE_LITE_CACHE to a folder on a larger disk",
+            )
+        self._cache.expect(wanted)
