@@ -10,16 +10,18 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+import mae_lite
 from mae_lite import files, locks, training
-from mae_lite.data import fetch, remote_shards, shard_cache
+from mae_lite.data import cache, fetch, published_index, remote_shards, shard_cache
 from mae_lite.data.loader import training_loader
 from mae_lite.data.opening import open_source
 from mae_lite.data.plan import Plan
@@ -208,6 +210,90 @@ def test_names_of_classes_lie_beside_the_shards(site: Site, pair: str) -> None:
     assert open_source(pair).classes == ("kat", "hónd")
 
 
+# An index beside the shards
+
+
+def published(site: Site, folder: Path) -> None:
+    """Put the index of local shards on the server too."""
+    path = mae_lite.index_shards(str(folder))
+    assert path == folder / published_index.NAME
+    site.content[f"/{path.name}"] = path.read_bytes()
+
+
+def test_a_published_index_spares_fetching_the_shards(
+    site: Site, many: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plain = open_source(many)
+    published(site, tmp_path / "local")
+    (tmp_path / "local" / published_index.NAME).unlink()
+    monkeypatch.setenv("MAE_LITE_CACHE", str(tmp_path / "other"))
+    site.gets.clear()
+    source = open_source(many)
+    assert len(source) == SHARDS * EACH and site.gets == [f"/{published_index.NAME}"]
+    assert source.fingerprint() == plain.fingerprint() and source.labels.tolist() == plain.labels.tolist()
+    assert source.windows is not None and plain.windows is not None and source.windows.size == plain.windows.size
+    assert source.example(7).data == picture(7) and site.gets[1:] == ["/x-1.tar"]
+    some = open_source(f"shards:{site.url}/x-{{5,2}}.tar")
+    assert read(some) == [picture(number) for number in (*range(30, 36), *range(12, 18))]
+    assert some.labels.tolist() == [*plain.labels[30:36].tolist(), *plain.labels[12:18].tolist()]
+    assert len([path for path in site.gets if path.endswith(".arrow")]) == 1  # kept while it stays the same
+
+
+def test_shards_that_are_not_as_indexed_are_refused(site: Site, many: str, tmp_path: Path) -> None:
+    published(site, tmp_path / "local")
+    source = open_source(many)
+    site.content["/x-3.tar"] = site.content["/x-3.tar"][:-1] + b"1"
+    with pytest.raises(DiskError, match="another SHA-256"):
+        source.example(3 * EACH)
+    assert source.example(0).data == picture(0)
+    with pytest.raises(DataError, match=r"lacks shards.*'y\.tar'"):
+        open_source(f"shards:{site.url}/{{x-1,y}}.tar")
+
+
+@pytest.mark.parametrize("place", [3, 70, 300, 900, -300, -3])
+def test_a_damaged_index_is_not_believed(site: Site, many: str, tmp_path: Path, place: int) -> None:
+    published(site, tmp_path / "local")
+    content = bytearray(site.content[f"/{published_index.NAME}"])
+    content[place] ^= 16
+    site.content[f"/{published_index.NAME}"] = bytes(content)
+    with pytest.raises(DataError, match="cannot be used"):
+        open_source(many)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"shard": [9]}, "places"),
+        ({"shard": [-1]}, "places"),
+        ({"offset": [1 << 40]}, "places"),
+        ({"offset": [9000], "size": [9000]}, "cannot be"),
+        ({"label": [3]}, "cannot be"),
+        ({"label": [1.5]}, "columns"),
+        ({"version": 7}, "version 7"),
+        ({"shards": "x"}, "Error"),
+    ],
+)
+def test_an_index_that_lies_is_not_believed(site: Site, tmp_path: Path, change: dict[str, Any], found: str) -> None:
+    path = shard(tmp_path / "a.tar", [("dog/1.jpg", picture(1))])
+    mae_lite.index_shards(str(path))
+    loaded = cache.load(tmp_path / published_index.NAME)
+    assert loaded is not None
+    columns = {name: change.get(name, loaded[0][name].combine_chunks()) for name in loaded[0].column_names}
+    about = {**loaded[1], **{name: value for name, value in change.items() if name not in columns}}
+    cache.save(tmp_path / "lie.arrow", {name: pa.array(values) for name, values in columns.items()}, about)
+    site.content = {"/a.tar": path.read_bytes(), f"/{published_index.NAME}": (tmp_path / "lie.arrow").read_bytes()}
+    with pytest.raises(DataError, match=found) as caught:
+        open_source(f"shards:{site.url}/a.tar")
+    assert "\nFix: " in str(caught.value)
+
+
+def test_shards_of_several_folders_have_no_common_index(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shard(tmp_path / name / "x.tar", numbered(1))
+    with pytest.raises(DataError, match="one folder"):
+        mae_lite.index_shards(f"{tmp_path}/*/x.tar")
+
+
 # The cache
 
 
@@ -374,6 +460,31 @@ def test_what_is_expected_is_what_comes() -> None:
         seen.append(len(told))
     assert len(told) == 6 and len(told[0]) == 4 and len(told[-1]) == 2  # nothing comes after the end
     assert next(iter(plan.announced_keys(3, 9, told.append)))[1].tolist() == plan.rows(3).tolist()
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something that other threads do."""
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_pass_that_is_closed_fetches_nothing_more(site: Site, many: str) -> None:
+    source = open_source(many)
+    for path in Path(os.environ["MAE_LITE_CACHE"]).glob("fetched/*/*.tar"):
+        path.unlink()
+    site.gets.clear()
+    answering = threading.Event()
+    site.before_answer = lambda: until(answering.is_set)
+    plan = Plan(samples=len(source), global_batch_size=4, micro_batch_size=4, seed=1, windows=source.windows)
+    keys = plan.announced_keys(0, 9, source.expect)
+    next(keys)
+    until(lambda: len(site.gets) == 4)
+    keys.close()  # type: ignore[attr-defined]  # it is a generator
+    answering.set()
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name == "shards ahead"])
+    assert cached() == 0 and len(site.gets) == 4
 
 
 def batches(source: Source, plan: Plan, start: int, stop: int, workers: int) -> list[tuple[list[int], torch.Tensor]]:

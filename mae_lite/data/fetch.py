@@ -34,7 +34,8 @@ _TAGS = ("md5Hash", "ETag", "etag", "Last-Modified", "LastModified", "mtime")
 """What may tell one content from another, the best first."""
 _PASSING = {408, 425, 429}
 """HTTP statuses below 500 that another attempt may get over."""
-_DIGEST = "sha256:"
+DIGEST = "sha256:"
+"""Before the tag of a file whose content is known."""
 _started_in = os.getpid()
 
 
@@ -95,6 +96,21 @@ def copy(remote: Remote, target: Path, stopped: Callable[[], bool] = lambda: Fal
     _tried(remote.url, lambda: _copy(remote, target, stopped))
 
 
+def state(url: str) -> Remote | None:
+    """Ask the server for the state of a file; None where there is none, or none for us.
+
+    Raises:
+        DataError: when the server gave no answer after a few attempts.
+        DiskError: when a package is missing.
+    """
+    try:
+        return look([url])[0]
+    except DataError as error:
+        if error.__cause__ is None or _passing(error.__cause__):
+            raise
+        return None
+
+
 def small(url: str, limit: int) -> bytes | None:
     """Return the content of a file of at most ``limit`` bytes; None where there is none.
 
@@ -102,26 +118,26 @@ def small(url: str, limit: int) -> bytes | None:
         DataError: when it is larger, or did not arrive whole after a few attempts.
         DiskError: when a package is missing.
     """
+    remote = state(url)
+    if remote is None:
+        return None
+    if remote.size > limit:
+        found, expected = f"{remote.size:,} bytes", f"at most {limit:,}"
+        raise DataError(f"{remote.name!r} is too large", found=found, expected=expected, fix="put the right file there")
 
-    def read() -> bytes | None:
-        try:
-            with _opened(_file_system(url), url) as stream:
-                return b"".join(_pieces(stream, limit + 1))
-        except FileNotFoundError as error:
-            if _passing(error):
-                raise
-            return None
+    def read() -> bytes:
+        with _opened(_file_system(url), url) as stream:
+            content = b"".join(_pieces(stream, limit + 1))
+        if len(content) != remote.size:
+            raise EOFError(f"{len(content):,} of {remote.size:,} bytes")
+        return content
 
-    content = _tried(url, read)
-    if content is not None and len(content) > limit:
-        found, expected = "more", f"at most {limit:,} bytes"
-        raise DataError(f"{_plain(url)!r} is too large", found=found, expected=expected, fix="put the right file there")
-    return content
+    return _tried(url, read)
 
 
 def _copy(remote: Remote, target: Path, stopped: Callable[[], bool]) -> None:
     system = _file_system(remote.url)
-    by_server = not remote.tag.startswith(_DIGEST)
+    by_server = not remote.tag.startswith(DIGEST)
     if by_server:
         _check_same(remote, _state(system, remote.url))
     digest, received = hashlib.sha256(), 0
@@ -143,7 +159,7 @@ def _copy(remote: Remote, target: Path, stopped: Callable[[], bool]) -> None:
         )
     if by_server:
         _check_same(remote, _state(system, remote.url))  # it may have changed on the way
-    elif f"{_DIGEST}{digest.hexdigest()}" != remote.tag:
+    elif f"{DIGEST}{digest.hexdigest()}" != remote.tag:
         raise EOFError("another SHA-256 than the index of the shards has")
 
 

@@ -119,26 +119,32 @@ class Plan:
                 yield epoch, order[start + rows.start : start + rows.stop]
 
     def announced_keys(self, start_step: int, stop_step: int, expect: Callable[[list[int]], None]) -> Iterator[Key]:
-        """Yield what :meth:`keys` does; when a window begins, tell ``expect`` of its shards and those of the next."""
+        """Yield what :meth:`keys` does; when a window begins, tell ``expect`` of its shards and those of the next.
+
+        Closed before its end, tell it that nothing is expected any more.
+        """
         if self.windows is None:
             yield from self.keys(start_step, stop_step)
             return
-        begun, window_of = (-1, -1), np.empty(0, dtype=np.int64)
-        for epoch, samples in self.keys(start_step, stop_step):
-            if epoch != begun[0]:
-                window_of = self.windows.of_images(self.seed, epoch)
-            window = int(window_of[samples[-1]])
-            if begun != (epoch, window):
-                begun = epoch, window
-                begins = int(np.count_nonzero(window_of <= window)) // self.global_batch_size  # the update of the next
-                expect(self._coming(self.windows, epoch, window, begins, stop_step))
-            yield epoch, samples
+        begun = None
+        try:
+            for epoch, samples in self.keys(start_step, stop_step):
+                window = int(self.windows.of_shards(self.seed, epoch)[self.windows.shard[samples[-1]]])
+                if begun != (epoch, window):
+                    begun = epoch, window
+                    expect(self._coming(self.windows, epoch, window, stop_step))
+                yield epoch, samples
+        except GeneratorExit:
+            expect([])
+            raise
 
-    def _coming(self, windows: Windows, epoch: int, window: int, begins: int, stop_step: int) -> list[int]:
-        """Return the shards of a window and of the one after it, unless training ends before that ``begins``."""
+    def _coming(self, windows: Windows, epoch: int, window: int, stop_step: int) -> list[int]:
+        """Return the shards of a window and of the one after it, unless training ends before that."""
         found = windows.of_epoch(self.seed, epoch)
+        images = int(np.count_nonzero(windows.of_images(self.seed, epoch) <= window))  # until the next one begins
+        steps = min(images // self.global_batch_size, self.steps_per_epoch)
         coming = [found[window]]
-        if epoch * self.steps_per_epoch + min(begins, self.steps_per_epoch) < stop_step:
-            inside = begins < self.steps_per_epoch and window + 1 < len(found)  # what is left at the end is dropped
+        if epoch * self.steps_per_epoch + steps < stop_step:
+            inside = steps < self.steps_per_epoch and window + 1 < len(found)  # what is left at the end is dropped
             coming.append(found[window + 1] if inside else windows.of_epoch(self.seed, epoch + 1)[0])
         return list(dict.fromkeys(np.concatenate(coming).tolist()))

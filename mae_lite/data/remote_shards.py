@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from mae_lite import locks
-from mae_lite.data import cache, fetch, shard_cache, shard_index
+from mae_lite.data import cache, fetch, published_index, shard_cache, shard_index
 from mae_lite.data.shard_cache import ShardCache
 from mae_lite.data.shard_files import expand
 from mae_lite.data.shards import NAMES, Shards
@@ -51,14 +50,12 @@ class RemoteShards(Shards):
             DiskError: when a package or room for the largest shard is missing.
         """
         self.name, self.split = name or pattern, None
-        self._remotes = fetch.look(expand(pattern))
+        urls = expand(pattern)
+        self._remotes, table, about = published_index.read(urls) or self._indexed(fetch.look(urls))
         # Where they lie does not matter to fingerprints, so that a local copy of the shards is the same data.
         self._paths = [Path(remote.file_name) for remote in self._remotes]
         self._states = [(remote.size, 0) for remote in self._remotes]
         self._cache = ShardCache(self._remotes, self.name)
-        kept = cache.place("remote", [_VERSION, [[remote.url, remote.size, remote.tag] for remote in self._remotes]])
-        with locks.turn(kept.with_suffix(".lock")):  # of several processes that start at once, one makes the index
-            table, about = cache.load(kept) or self._index(kept)
         self._opened = {}
         self._take(table, about)
         sizes = np.array([remote.size for remote in self._remotes], dtype=np.int64)
@@ -66,12 +63,19 @@ class RemoteShards(Shards):
         self.windows = Windows(self._shards, size)
         self._needed = int(np.sort(sizes)[::-1][: _LIVE * size].sum()), size
 
-    def _index(self, kept: Path) -> tuple[Any, dict[str, Any]]:
-        total = sum(remote.size for remote in self._remotes)
-        _log.info("%s: indexing %d shards, %.3g GB, once", self.name, len(self._remotes), total / 1e9)
-        columns, about = shard_index.index(self._paths, self.name, self._contents())
-        cache.save(kept, columns, about)
-        return pa.table(columns), about
+    def _indexed(self, remotes: list[fetch.Remote]) -> tuple[list[fetch.Remote], Any, dict[str, Any]]:
+        """Return shards, table and facts from the kept index, or from one that is made now."""
+        kept = cache.place("remote", [_VERSION, [[remote.url, remote.size, remote.tag] for remote in remotes]])
+        with locks.turn(kept.with_suffix(".lock")):  # of several processes that start at once, one makes the index
+            if (found := cache.load(kept)) is None:
+                total = sum(remote.size for remote in remotes)
+                _log.info("%s: indexing %d shards, %.3g GB, once", self.name, len(remotes), total / 1e9)
+                paths = [Path(remote.name) for remote in remotes]
+                cache.save(kept, *shard_index.index(paths, self.name, _contents(ShardCache(remotes, self.name))))
+                found = cache.load(kept)
+        if found is None:
+            raise _unreadable(kept)
+        return remotes, *found
 
     def _names_file(self) -> tuple[str, bytes] | None:
         for name in NAMES:
@@ -79,12 +83,6 @@ class RemoteShards(Shards):
             if content is not None:
                 return name, content
         return None
-
-    def _contents(self) -> Iterator[shard_index.Content]:
-        for shard in range(len(self._remotes)):
-            self._cache.expect(range(shard, min(shard + _AHEAD, len(self._remotes))))
-            with self._cache.held(shard) as path:
-                yield shard_index.scan(path)
 
     def example(self, index: int) -> Example:
         """Return the encoded image ``index``.
@@ -106,8 +104,8 @@ class RemoteShards(Shards):
         Raises:
             DiskError: when the cache is too small for training.
         """
-        wanted, (needed, size), room = list(shards), self._needed, shard_cache.room_bytes()
-        if wanted and needed > room:
+        wanted, (needed, size) = list(shards), self._needed
+        if wanted and needed > (room := shard_cache.room_bytes()):
             raise DiskError(
                 f"the cache of shards is too small to train on {self.name!r}",
                 found=f"room for {room / 1e9:.3g} GB",
@@ -115,3 +113,15 @@ class RemoteShards(Shards):
                 fix=f"raise {shard_cache.LIMIT}, free space, or set MAE_LITE_CACHE to a folder on a larger disk",
             )
         self._cache.expect(wanted)
+
+
+def _contents(shards: ShardCache) -> Iterator[shard_index.Content]:
+    for shard in range(len(shards)):
+        shards.expect(range(shard, min(shard + _AHEAD, len(shards))))
+        with shards.held(shard) as path:
+            yield shard_index.scan(path)
+
+
+def _unreadable(kept: Path) -> DiskError:
+    fix = "check the disk, or set MAE_LITE_CACHE to a folder on another"
+    return DiskError(f"the index {str(kept)!r} is not as it was written", fix=fix)

@@ -61,6 +61,10 @@ class ShardCache:
         """Leave threads behind."""
         return {**self.__dict__, "_ahead": None}
 
+    def __len__(self) -> int:
+        """Return the number of shards."""
+        return len(self._shards)
+
     def read(self, shard: int, offset: int, size: int) -> bytes:
         """Return ``size`` bytes of a shard from byte ``offset`` on; it is fetched where it is not there.
 
@@ -103,7 +107,7 @@ class ShardCache:
     def expect(self, shards: Iterable[int]) -> None:
         """Be told which shards are needed next, in this order: they are fetched in the background, and stay longest.
 
-        This replaces what was expected before. Errors wait for the one who reads.
+        This replaces what was expected before; nothing ends what is under way too. Errors wait for the one who reads.
         """
         wanted = list(shards)
         for shard in wanted:

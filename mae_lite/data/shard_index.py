@@ -26,7 +26,7 @@ from mae_lite.errors import DataError
 _LABELS = ("cls", "json")
 _LARGEST = {"an image": 1 << 30, "a label": 1 << 24}
 """Bytes of one member that are read into memory."""
-_MOST_CLASSES = 1_000_000
+MOST_CLASSES = 1_000_000
 _BLOCK = 512
 
 
@@ -225,13 +225,13 @@ def _number(data: bytes, ending: str, member: str, path: Path) -> int | None:
         value = fields.get("label") if isinstance(fields, dict) else None
     if value is None:
         return None
-    if type(value) is int and 0 <= value < _MOST_CLASSES:
+    if type(value) is int and 0 <= value < MOST_CLASSES:
         return value
     raise _wrong(
         path,
         member,
         "it is no class number",
         found=repr(value)[:80],
-        expected=f"a whole number from 0 to {_MOST_CLASSES - 1:,}",
+        expected=f"a whole number from 0 to {MOST_CLASSES - 1:,}",
         fix="write the class number, and the class names into classes.txt beside the shards",
     )

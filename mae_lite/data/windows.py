@@ -44,12 +44,16 @@ class Windows:
         order = draws.permutation(draws.key(seed, "shards", epoch), len(self.shards))
         return np.split(self.shards[order], range(self.size, len(order), self.size))
 
-    def of_images(self, seed: int, epoch: int) -> Indices:
-        """Return the window of an epoch that each image lies in, [N]."""
-        window = np.empty(int(self.shards[-1]) + 1, dtype=np.int64)
+    def of_shards(self, seed: int, epoch: int) -> Indices:
+        """Return the window of an epoch that each shard lies in, by its number; of those without images anything."""
+        window = np.zeros(int(self.shards[-1]) + 1, dtype=np.int64)
         for number, shards in enumerate(self.of_epoch(seed, epoch)):
             window[shards] = number
-        return window[self.shard]
+        return window
+
+    def of_images(self, seed: int, epoch: int) -> Indices:
+        """Return the window of an epoch that each image lies in, [N]."""
+        return self.of_shards(seed, epoch)[self.shard]
 
     def arranged(self, order: Indices, seed: int, epoch: int) -> Indices:
         """Return a shuffled ``order`` of all images with one window after the other; one window leaves it as it is."""
