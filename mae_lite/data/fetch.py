@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -36,7 +37,8 @@ _PASSING = {408, 425, 429}
 """HTTP statuses below 500 that another attempt may get over."""
 DIGEST = "sha256:"
 """Before the tag of a file whose content is known."""
-_started_in = os.getpid()
+_systems: dict[tuple[int, str, float, float], Any] = {}
+"""By process, and by what makes them differ."""
 
 
 @dataclass(frozen=True)
@@ -190,25 +192,37 @@ def _check_same(remote: Remote, now: Remote) -> None:
 
 
 def _file_system(url: str) -> Any:
-    """Return a new connection: one that another process or a stalled server had would not work."""
-    global _started_in
-    scheme = url.partition("://")[0]
-    try:
-        import aiohttp
-        import fsspec
+    """Return this process's connection; none is ever let go.
 
-        if _started_in != os.getpid():  # the thread that fsspec works in stayed behind in the parent process
-            fsspec.asyn.reset_lock()
-            _started_in = os.getpid()
-        options: dict[str, Any] = {"skip_instance_cache": True}
-        if scheme.startswith("http"):
-            limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS)
-            options["client_kwargs"] = {"timeout": limits}
-        return fsspec.filesystem(scheme, **options)
-    except ImportError as error:
-        package = _NEEDS.get(scheme, "fsspec[http]")
-        what, fix = f"{scheme}:// needs the package {package}", "pip install 'mae_lite[remote]'"
-        raise DiskError(what, found=shortly(error), fix=fix) from error
+    fsspec closes one that is collected as garbage from whatever thread that happens in, and waits for it: in a forked
+    process for ever, or a second, as the thread that should do it stayed behind in the parent.
+    """
+    scheme = url.partition("://")[0]
+    key = os.getpid(), scheme, CONNECT_SECONDS, STALL_SECONDS
+    if key not in _systems:
+        try:
+            import aiohttp
+            import fsspec
+
+            _survive_forks()
+            options: dict[str, Any] = {"skip_instance_cache": True}
+            if scheme.startswith("http"):
+                limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS)
+                options["client_kwargs"] = {"timeout": limits}
+            _systems.setdefault(key, fsspec.filesystem(scheme, **options))
+        except ImportError as error:
+            package = _NEEDS.get(scheme, "fsspec[http]")
+            what, fix = f"{scheme}:// needs the package {package}", "pip install 'mae_lite[remote]'"
+            raise DiskError(what, found=shortly(error), fix=fix) from error
+    return _systems[key]
+
+
+@cache
+def _survive_forks() -> None:
+    import fsspec.asyn
+
+    # A lock that another thread of the parent held for a moment would be held in the child for ever.
+    os.register_at_fork(after_in_child=fsspec.asyn.reset_lock)
 
 
 @contextmanager
