@@ -25,6 +25,7 @@ from mae_lite.data import cache, fetch, published_index, remote_shards, shard_ca
 from mae_lite.data.loader import training_loader
 from mae_lite.data.opening import open_source
 from mae_lite.data.plan import Plan
+from mae_lite.data.remote_shards import RemoteShards
 from mae_lite.data.sources import Source, subset
 from mae_lite.data.transforms import TrainTransform
 from mae_lite.data.windows import Windows
@@ -114,7 +115,7 @@ def test_passing_faults_are_tried_again(site: Site, fault: str) -> None:
         ("500", "status 500", 3),
         ("cut", "cut off", 3),
         ("stall", "0.4 s", 3),
-        ("long", "more than", 3),
+        ("long", "or more instead", 3),
         ("403", "403", 1),
     ],
 )
@@ -209,6 +210,24 @@ def test_other_file_systems_serve_too(site: Site) -> None:
         open_source("shards:s3://bucket/y.tar")
 
 
+def test_an_interrupted_start_goes_on(site: Site, many: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, site, 1.5)  # nothing but what is known of a shard can be kept
+    content = site.content.pop("/x-5.tar")
+    monkeypatch.setattr(fetch, "look", lambda urls: [fetch.Remote(url, len(content), "") for url in urls])
+    monkeypatch.setattr(fetch, "_check_same", lambda *_: None)
+    monkeypatch.setattr(remote_shards, "_AHEAD", 1)
+    monkeypatch.setattr(published_index, "read", lambda _: None)
+    with pytest.raises(DataError, match=r"/x-5\.tar"):
+        open_source(many)
+    site.content["/x-5.tar"] = content
+    site.gets.clear()
+    monkeypatch.setattr(RemoteShards, "_names_file", lambda _: None)
+    source = open_source(many)
+    assert site.gets == ["/x-5.tar", "/x-6.tar", "/x-7.tar"]
+    assert source.example(40).data == picture(40) and len(source) == SHARDS * EACH
+    assert not list(Path(os.environ["MAE_LITE_CACHE"]).glob("scanned/*"))
+
+
 def test_names_of_classes_lie_beside_the_shards(site: Site, pair: str) -> None:
     assert open_source(pair).classes == ("0", "1")
     site.content["/classes.txt"] = "kat\nhónd\n".encode()
@@ -292,11 +311,15 @@ def test_an_index_that_lies_is_not_believed(site: Site, tmp_path: Path, change: 
     assert "\nFix: " in str(caught.value)
 
 
-def test_shards_of_several_folders_have_no_common_index(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        shard(tmp_path / name / "x.tar", numbered(1))
+def test_shards_of_several_folders_have_no_common_index(site: Site, tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        path = shard(tmp_path / name / "x.tar", numbered(1, start=number))
+        site.content[f"/{name}/x.tar"] = path.read_bytes()
+        index = mae_lite.index_shards(str(path))
+        site.content[f"/{name}/{index.name}"] = index.read_bytes()
     with pytest.raises(DataError, match="one folder"):
         mae_lite.index_shards(f"{tmp_path}/*/x.tar")
+    assert read(open_source(f"shards:{site.url}/{{a,b}}/x.tar")) == [picture(0), picture(1)]
 
 
 # The cache

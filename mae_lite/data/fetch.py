@@ -124,14 +124,13 @@ def small(url: str, limit: int) -> bytes | None:
     if remote is None:
         return None
     if remote.size > limit:
-        found, expected = f"{remote.size:,} bytes", f"at most {limit:,}"
-        raise DataError(f"{remote.name!r} is too large", found=found, expected=expected, fix="put the right file there")
+        raise DataError(f"{remote.name!r} has more than {limit:,} bytes", fix="put the right file there")
 
     def read() -> bytes:
         with _opened(_file_system(url), url) as stream:
             content = b"".join(_pieces(stream, limit + 1))
         if len(content) != remote.size:
-            raise EOFError(f"{len(content):,} of {remote.size:,} bytes")
+            raise EOFError(f"{len(content):,} bytes instead of {remote.size:,}")
         return content
 
     return _tried(url, read)
@@ -156,9 +155,7 @@ def _copy(remote: Remote, target: Path, stopped: Callable[[], bool]) -> None:
         with files.explained(target, "write"):
             writing.truncate(received)
     if received != remote.size:
-        raise EOFError(
-            f"{'more than ' * (received > remote.size)}{min(received, remote.size):,} of {remote.size:,} bytes"
-        )
+        raise EOFError(f"{received:,} bytes{' or more' * (received > remote.size)} instead of {remote.size:,}")
     if by_server:
         _check_same(remote, _state(system, remote.url))  # it may have changed on the way
     elif f"{DIGEST}{digest.hexdigest()}" != remote.tag:
@@ -277,9 +274,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _status(error: BaseException) -> int:
     """Return the HTTP status behind ``error``; 0 without one."""
-    return next(
-        (status for cause in _causes(error) if isinstance(status := getattr(cause, "status", 0), int) and status), 0
-    )
+    told = [getattr(cause, "status", None) for cause in _causes(error)]
+    return next((status for status in told if isinstance(status, int)), 0)
 
 
 def _passing(error: BaseException) -> bool:

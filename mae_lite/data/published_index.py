@@ -55,14 +55,14 @@ def publish(pattern: str) -> Path:
 def read(urls: Sequence[str]) -> tuple[list[fetch.Remote], Any, dict[str, Any]] | None:
     """Return shards, table and facts (see :func:`mae_lite.data.shard_index.index`) from the index beside ``urls``.
 
-    None where there is no index.
+    None where there is no index, or the shards lie in several folders.
 
     Raises:
         DataError: when the index cannot be read or lacks one of the shards.
         DiskError: when there is no room for it, or a package is missing.
     """
-    beside = fetch.Remote(urls[0], 0, "").beside(NAME)
-    remote = fetch.state(beside)
+    places = {fetch.Remote(url, 0, "").beside(NAME) for url in urls}
+    remote = fetch.state(places.pop()) if len(places) == 1 else None
     if remote is None:
         return None
     path = cache.place("published", [remote.url, remote.size, remote.tag])

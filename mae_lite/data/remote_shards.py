@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mae_lite import locks
+from mae_lite import files, locks
 from mae_lite.data import cache, fetch, published_index, shard_cache, shard_index
 from mae_lite.data.shard_cache import ShardCache
 from mae_lite.data.shard_files import expand
+from mae_lite.data.shard_index import Content, Image
 from mae_lite.data.shards import NAMES, Shards
 from mae_lite.data.sources import Example
 from mae_lite.data.windows import Windows
@@ -70,9 +72,14 @@ class RemoteShards(Shards):
             if (found := cache.load(kept)) is None:
                 total = sum(remote.size for remote in remotes)
                 _log.info("%s: indexing %d shards, %.3g GB, once", self.name, len(remotes), total / 1e9)
-                paths = [Path(remote.name) for remote in remotes]
-                cache.save(kept, *shard_index.index(paths, self.name, _contents(ShardCache(remotes, self.name))))
+                scanned = [
+                    cache.place("scanned", [_VERSION, remote.url, remote.size, remote.tag]) for remote in remotes
+                ]
+                contents = _contents(ShardCache(remotes, self.name), scanned)
+                cache.save(kept, *shard_index.index([Path(one.file_name) for one in remotes], self.name, contents))
                 found = cache.load(kept)
+                for path in scanned:
+                    files.remove(path)
         if found is None:
             raise _unreadable(kept)
         return remotes, *found
@@ -115,11 +122,20 @@ class RemoteShards(Shards):
         self._cache.expect(wanted)
 
 
-def _contents(shards: ShardCache) -> Iterator[shard_index.Content]:
-    for shard in range(len(shards)):
-        shards.expect(range(shard, min(shard + _AHEAD, len(shards))))
-        with shards.held(shard) as path:
-            yield shard_index.scan(path)
+def _contents(shards: ShardCache, scanned: list[Path]) -> Iterator[Content]:
+    """Yield what each shard holds; what is known of it is kept, so that an interrupted start goes on where it was."""
+    left = [shard for shard, path in enumerate(scanned) if cache.load(path) is None]
+    for shard, path in enumerate(scanned):
+        if shard in left[:1]:
+            shards.expect(left[:_AHEAD])
+            with shards.held(left.pop(0)) as place:
+                content = shard_index.scan(place)
+            cache.save(path, {}, {key: getattr(content, key) for key in ("images", "numbers", "ignored")})
+        found = cache.load(path)
+        if found is None:
+            raise _unreadable(path)
+        images = {key: Image(*place) for key, place in found[1]["images"].items()}
+        yield Content(images, found[1]["numbers"], ignored=Counter(found[1]["ignored"]))
 
 
 def _unreadable(kept: Path) -> DiskError:

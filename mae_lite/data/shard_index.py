@@ -30,7 +30,7 @@ MOST_CLASSES = 1_000_000
 _BLOCK = 512
 
 
-class _Image(NamedTuple):
+class Image(NamedTuple):
     """Where an image lies within its shard."""
 
     name: str
@@ -42,7 +42,7 @@ class _Image(NamedTuple):
 class Content:
     """What one shard holds."""
 
-    images: dict[str, _Image] = field(default_factory=dict)
+    images: dict[str, Image] = field(default_factory=dict)
     """By sample key: the path up to the first dot of the file name."""
     numbers: dict[str, int] = field(default_factory=dict)
     """Class numbers by sample key."""
@@ -68,7 +68,7 @@ def index(
     Raises:
         DataError: when a shard is damaged, or images or labels are missing or contradict each other; names the member.
     """
-    found: list[tuple[int, _Image]] = []
+    found: list[tuple[int, Image]] = []
     numbers: list[int] = []
     ignored: Counter[str] = Counter()
     for shard, content in enumerate(map(scan, paths) if contents is None else contents):
@@ -192,7 +192,7 @@ def _take(member: tarfile.TarInfo, handle: BinaryIO, content: Content, path: Pat
             what, found = f"another image has the key {key!r}", f"{other.name!r} before it"
             fix = "keep one image for each key, which is the name up to its first dot; rename or remove the other"
             raise _wrong(path, member.name, what, found=found, fix=fix)
-        content.images[key] = _Image(member.name, member.offset_data, member.size)
+        content.images[key] = Image(member.name, member.offset_data, member.size)
     elif ending.lower() in _LABELS:
         _check_data(member, "a label", path)
         number = _number(os.pread(handle.fileno(), member.size, member.offset_data), ending.lower(), member.name, path)
