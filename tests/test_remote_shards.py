@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -33,7 +35,7 @@ from mae_lite.errors import ConfigError, DataError, DiskError
 from tests import toy
 from tests.site import Site
 from tests.test_data_shards import numbered, picture, read, shard
-from tests.test_training import losses, tensors
+from tests.test_training import SGD, losses, tensors
 
 SHARDS, EACH = 8, 6
 
@@ -326,8 +328,6 @@ def test_shards_of_several_folders_have_no_common_index(site: Site, tmp_path: Pa
 
 
 def test_nothing_is_imported_before_a_url_is_used() -> None:
-    import subprocess
-
     code = "import sys, mae_lite.data.remote_shards; print([m for m in ('fsspec', 'aiohttp') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -590,3 +590,34 @@ def test_a_streamed_run_resumes_bit_for_bit(
     monkeypatch.setattr(remote_shards, "WINDOW_BYTES", 4e9)
     fingerprint = json.loads((whole / "recipe.json").read_text())["fingerprint"]
     assert open_source(many).fingerprint() != fingerprint  # another order is another run
+
+
+@pytest.mark.slow
+def test_two_streaming_processes_equal_one(
+    site: Site, many: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limit(monkeypatch, site, 6.5)
+    recipe = toy.mae(epochs=2, warmup_epochs=1, global_batch_size=8, **SGD)
+    training.run(recipe, toy.runtime(tmp_path / "one", data=many))
+    evict()
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nfrom mae_lite.cli import main\nfrom mae_lite.data import remote_shards\n"
+        f"remote_shards.WINDOW_BYTES = {remote_shards.WINDOW_BYTES}\nsys.exit(main())\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = ["torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    job = [str(program), "pretrain", str(tmp_path / "recipe.json"), "--data", many, "--out", str(tmp_path / "two")]
+    flags = ["--workers", "1", "--log-every-steps", "2", "--tensorboard", "false", "--accelerator", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, *job, *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
