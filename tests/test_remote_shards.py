@@ -459,6 +459,12 @@ def test_windows_follow_each_other() -> None:
     assert first.tolist() != Plan(**{**plan.__dict__, "seed": 4}).order(0).tolist()
 
 
+def test_the_order_is_pinned() -> None:
+    """A change here changes every streamed run."""
+    plan = Plan(samples=12, global_batch_size=2, micro_batch_size=2, seed=1, windows=Windows(np.arange(12) // 3, 2))
+    assert plan.order(1).tolist() == [6, 4, 7, 3, 8, 5, 9, 2, 1, 0, 10, 11]
+
+
 def test_one_window_changes_nothing() -> None:
     settings: dict[str, Any] = {"samples": 40, "global_batch_size": 8, "micro_batch_size": 4, "seed": 1}
     whole = Plan(**settings, windows=Windows(np.arange(40) // 10, 4))

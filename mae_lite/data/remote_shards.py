@@ -58,7 +58,6 @@ class RemoteShards(Shards):
         self._paths = [Path(remote.file_name) for remote in self._remotes]
         self._states = [(remote.size, 0) for remote in self._remotes]
         self._cache = ShardCache(self._remotes, self.name)
-        self._opened = {}
         self._take(table, about)
         sizes = np.array([remote.size for remote in self._remotes], dtype=np.int64)
         size = max(1, int(WINDOW_BYTES / max(1.0, float(sizes.mean()))))
