@@ -138,7 +138,7 @@ def assemble(
     teacher: Teacher | None,
 ) -> tuple[loop.Job, Progress]:
     """Build the parts of a run and put the newest checkpoint, or the starting weights, into them."""
-    plan = inputs.plan(recipe, runtime, fabric, len(train))
+    plan = inputs.plan(recipe, runtime, fabric, len(train), train.windows)
     method = methods.build(recipe, len(train.classes or ()))
     if isinstance(method, Taught):
         method.teacher = teacher

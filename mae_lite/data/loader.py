@@ -26,7 +26,7 @@ from mae_lite.data.plan import Indices, Key, Plan
 from mae_lite.data.sources import Source
 from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform, key_of_view
 from mae_lite.data.workers import start_worker
-from mae_lite.errors import ConfigError, DataError, DiskError
+from mae_lite.errors import ConfigError, DataError, DiskError, MaeLiteError
 
 __all__ = ["Batch", "Loader", "Plan", "evaluation_loader", "to_device", "training_loader", "watched"]
 
@@ -40,15 +40,16 @@ class _Keys:
     plan: Plan
     start: int
     stop: int
+    source: Source
 
     def __iter__(self) -> Iterator[Key]:
-        return self.plan.keys(self.start, self.stop)
+        return self.plan.announced_keys(self.start, self.stop, self.source.expect)
 
     def __len__(self) -> int:
         return max(self.stop - self.start, 0) * self.plan.micro_batches
 
 
-class _Samples(Dataset["Batch | DataError"]):
+class _Samples(Dataset["Batch | MaeLiteError"]):
     """Whole batches by key. An error is returned instead of raised, for PyTorch would rebuild it from text alone."""
 
     def __init__(
@@ -57,12 +58,12 @@ class _Samples(Dataset["Batch | DataError"]):
         self.source, self.reading, self.channels = source, reading, channels
         self.transform, self.seed = transform, seed
 
-    def __getitem__(self, key: Key) -> Batch | DataError:
+    def __getitem__(self, key: Key) -> Batch | MaeLiteError:
         epoch, indices = key
         bad: list[BadFile] = []
         try:
             found = list(self._samples(epoch, indices, bad))
-        except DataError as error:
+        except MaeLiteError as error:
             return error
         size = self.transform.image_size
         return _collated(found, self.source.labels, (self.channels, size, size), tuple(bad))
@@ -115,7 +116,7 @@ class Loader:
     def __init__(self, samples: _Samples, keys: Iterable[Key], workers: int, pin_memory: bool) -> None:
         """Prepare; workers start with the first batch."""
         settings: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": start_worker} if workers else {}
-        self._loader: DataLoader[Batch | DataError] = DataLoader(
+        self._loader: DataLoader[Batch | MaeLiteError] = DataLoader(
             samples,
             sampler=keys,  # each key is asked of the data set as it is
             batch_size=None,  # each key is a whole batch already
@@ -135,7 +136,7 @@ class Loader:
 
         Raises:
             DataError: when no image that can be read was found to replace a bad one; the same as in the worker.
-            DiskError: when a worker process died.
+            DiskError: when a worker process died, or a shard can no longer be fetched.
         """
         batches = _checked(iter(self._loader))
         # A pass still open when the program ends must let go of its workers before PyTorch waits for them.
@@ -143,10 +144,10 @@ class Loader:
         return batches
 
 
-def _checked(batches: Iterator[Batch | DataError]) -> Generator[Batch, None, None]:
+def _checked(batches: Iterator[Batch | MaeLiteError]) -> Generator[Batch, None, None]:
     try:
         for item in batches:
-            if isinstance(item, DataError):
+            if isinstance(item, MaeLiteError):
                 raise item
             yield item
     except RuntimeError as error:
@@ -208,7 +209,7 @@ def training_loader(
             fix="make the plan from the source that is loaded",
         )
     samples = _Samples(source, reading, channels, transform, plan.seed)
-    return Loader(samples, _Keys(plan, start_step, stop_step), workers, pin_memory)
+    return Loader(samples, _Keys(plan, start_step, stop_step, source), workers, pin_memory)
 
 
 def evaluation_loader(

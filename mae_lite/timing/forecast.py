@@ -34,7 +34,7 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     setting = rates.open_setting(recipe, runtime)
     reading, step = rates.reading_rate(setting, seconds), rates.step_rate(setting, seconds)
     memory = peak_memory_mb(setting.device)
-    order = inputs.plan(recipe, runtime, setting.job.fabric, len(setting.source))
+    order = inputs.plan(recipe, runtime, setting.job.fabric, len(setting.source), setting.source.windows)
     updates = LearningRate.of(recipe, order.steps_per_epoch).total_steps
     images = updates * order.global_batch_size
     apart = setting.device.type != "cpu"
