@@ -929,6 +929,10 @@ class Runtime(Config):
     """Images per device and forward pass; smaller than the batch means accumulation."""
     workers: int | None = Field(None, ge=0)
     """Processes that read images; None chooses."""
+    pixels: Literal["exact", "fast"] = "fast"
+    """How training images are resized: "exact" as Pillow does; "fast" as torch does, 0.03 of 255 from it on average,
+    and large JPEG files are decoded at a half, a quarter or an eighth where the crop stays twice as large as the
+    model's input. Colour images alone; evaluation is always exact."""
     log_every_steps: int = Field(10, ge=1)
     """Updates between two rows of metrics.jsonl."""
     save_every_steps: int | None = Field(None, ge=1)
