@@ -930,9 +930,9 @@ class Runtime(Config):
     workers: int | None = Field(None, ge=0)
     """Processes that read images; None chooses."""
     pixels: Literal["exact", "fast"] = "fast"
-    """How training images are resized: "exact" as Pillow does; "fast" as torch does, 0.03 of 255 from it on average,
-    and large JPEG files are decoded at a half, a quarter or an eighth where the crop stays twice as large as the
-    model's input. Colour images alone; evaluation is always exact."""
+    """How colour images are made ready in training: "exact" resizes as Pillow does; "fast" as torch does, on
+    photographs 0.05 of 255 from it on average, and decodes JPEG files of a million pixels or more at a half, a quarter
+    or an eighth where the crop stays twice as large as the model's input. Evaluation is always exact."""
     log_every_steps: int = Field(10, ge=1)
     """Updates between two rows of metrics.jsonl."""
     save_every_steps: int | None = Field(None, ge=1)

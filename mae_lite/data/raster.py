@@ -112,7 +112,7 @@ def resized(picture: Image.Image | Raster, box: Box, side: int, name: str) -> By
     else:
         pixels = picture.pixels[top : top + height, left : left + width]
     if (width, height) == (side, side):
-        return np.ascontiguousarray(pixels)
+        return np.array(pixels, order="C")
     # A copy, for torch takes neither negative strides nor read-only memory, and is fast on contiguous pixels alone.
     batch = torch.from_numpy(np.array(pixels, order="C")).permute(2, 0, 1)[None]
     found: Bytes = functional.interpolate(batch, (side, side), mode=name, antialias=True)[0].permute(1, 2, 0).numpy()
@@ -126,7 +126,7 @@ def _from_reduced(raster: Raster, box: Box, side: int, name: str) -> Bytes:
     part = np.ascontiguousarray(raster.pixels[y : math.ceil(top + height), x : math.ceil(left + width)])
     within = (left - x, top - y, left - x + width, top - y + height)
     resampling = Image.Resampling[name.upper()]
-    return np.asarray(Image.fromarray(part).resize((side, side), resampling, within))
+    return np.array(Image.fromarray(part).resize((side, side), resampling, within))
 
 
 def write_planes(pixels: Bytes, flip: bool, out: Bytes) -> None:

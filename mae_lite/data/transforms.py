@@ -29,6 +29,7 @@ _COLOURS = slice(48, DRAWS)
 
 _ERASED_AREA = (0.02, 1 / 3)
 _ERASED_RATIO = (0.3, 1 / 0.3)
+_WORTH_REDUCING = 1_000_000  # pixels; fewer take some milliseconds to decode
 _MAX_RESIZED = 50_000_000  # pixels; a strip of 10000 x 1 would grow beyond any memory
 
 
@@ -107,10 +108,10 @@ class TrainTransform:
             u: [V, DRAWS] uniform numbers of all views that are made of it.
 
         Returns:
-            The largest that leaves the crop of each view at least twice as large as its output, so that what is
-            left to the resampling filter decides.
+            The largest that leaves the crop of each view at least twice as large as its output, so that the
+            resampling filter still decides; 1 for images so small that nothing is saved.
         """
-        if not self.fast or min(size) < 4 * self.image_size:
+        if not self.fast or size[0] * size[1] < _WORTH_REDUCING:
             return 1
         factor = 8
         for view, row in enumerate(u):
