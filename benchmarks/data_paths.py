@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 
 from mae_lite.config import Augmentation
 from mae_lite.data.loader import training_loader
@@ -65,7 +65,7 @@ def with_timm(files: Sequence[Path], steps: int) -> Callable[[], None]:
         scale=(0.08, 1.0),
         interpolation="bicubic",
         hflip=0.5,
-        color_jitter=None,
+        color_jitter=None,  # type: ignore[arg-type]  # timm turns it off by None
         use_prefetcher=True,  # bytes instead of normalised floats, as ours
     )
 

@@ -225,7 +225,7 @@ def test_never_decoded_smaller_than_the_crops_need() -> None:
 def test_arrays_and_images_give_the_same_whatever_their_memory() -> None:
     image = smooth(50, 40)
     pixels = np.asarray(image)
-    kinds = [
+    kinds: list[Picture | Raster] = [
         image,
         *(Raster(view, (50, 40)) for view in (pixels, np.asfortranarray(pixels), pixels[::-1].copy()[::-1])),
     ]
