@@ -55,13 +55,14 @@ class Setting:
         return f"pretrain-{self.pretrain_lr}-{self.mask_ratio}-{self.pretrain_epochs}"
 
 
-PRETRAININGS: tuple[dict[str, Any], ...] = tuple(
-    {"pretrain_lr": lr, "mask_ratio": 0.75, "pretrain_epochs": PRETRAIN_EPOCHS} for lr in (1e-3, 2e-3)
-)
-FINETUNINGS = ((1e-3, 0.75), (2e-3, 0.75))
+PRETRAINING: dict[str, Any] = {"pretrain_lr": 1e-3, "mask_ratio": 0.75, "pretrain_epochs": PRETRAIN_EPOCHS}
 SEARCH = (
-    *(Setting("mae", lr, decay, **some) for some in PRETRAININGS for lr, decay in FINETUNINGS),
-    *(Setting("scratch", lr) for lr in (1e-3, 2e-3)),
+    *(Setting("mae", lr, layer_decay=0.75, **PRETRAINING) for lr in (1e-3, 2e-3)),
+    *(
+        Setting("scratch", lr, finetune_epochs=epochs)  # twice the updates as well: what patience alone buys
+        for epochs in (FINETUNE_EPOCHS, 2 * FINETUNE_EPOCHS)
+        for lr in (5e-4, 1e-3)
+    ),
 )
 
 

@@ -20,7 +20,7 @@ COLOURS = {
 }
 """Of the pre-training methods: Okabe and Ito's palette, a violet, a wine red, a brown and an olive, which
 colour-blind readers can tell apart."""
-_OTHERS = ("#7F7F7F", "#A6761D", "#B2ABD2", "#5E4FA2")
+_OTHERS = ("#7F7F7F", "#117733", "#B2ABD2", "#5E4FA2", "#A6761D")
 _INK = "#262626"
 """What matplotlib draws text and axes with; the page turns it into the colour of its own text, light or dark."""
 

@@ -105,7 +105,9 @@ def test_folders_without_images_do_not_make_splits_classes(
 
 
 def test_a_missing_validation_split_is_an_error(tmp_path: Path) -> None:
-    fails(str(plant(tmp_path, "train/a/1.png")), "no val images", "val or validation", split="val")
+    data = str(plant(tmp_path, "train/a/1.png"))
+    message = fails(data, "no val images", "val or validation", split="val", kind=SplitError)
+    assert "found only 'train'" in message
 
 
 def test_validation_data_are_the_validation_split(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ SMALL_DATA_SCRATCH = derive(
     global_batch_size=100,
     epochs=60,
     warmup_epochs=6,
-    lr_per_256=1e-3 * 256 / 100,
+    lr_per_256=5e-4 * 256 / 100,
 )
 
 RECIPES = (SMALL_DATA_MAE, SMALL_DATA_FINETUNE, SMALL_DATA_SCRATCH)
