@@ -97,12 +97,13 @@ def decode_raster(
             if data.dtype == np.uint8 and data.ndim == 3 and data.shape[2] == 3:
                 check_size(data.shape[:2], reading, name)
                 return Raster(data, (data.shape[1], data.shape[0]))
-        elif channels == 3 and isinstance(data, bytes | Path) and _head(data).startswith(JPEG):
-            encoded = data if isinstance(data, bytes) else data.read_bytes()
-            raster = _jpeg(encoded, reading, name, reduction)
-            if raster is not None:
-                return raster
-            data = encoded
+        elif channels == 3 and isinstance(data, bytes | Path):
+            head = _head(data, whole=JPEG)
+            if head.startswith(JPEG):
+                data = data if isinstance(data, bytes) else head
+                raster = _jpeg(data, reading, name, reduction)
+                if raster is not None:
+                    return raster
         return _decode(data, channels, reading, name)
 
 
@@ -183,13 +184,16 @@ def _loaded(image: Image.Image) -> Image.Transpose | None:
     return None if turn is None else UNDO.get(turn, turn)
 
 
-def _head(data: bytes | Path) -> bytes:
+def _head(data: bytes | Path, whole: bytes | None = None) -> bytes:
+    """Return the first bytes of a file; all of a file on the disk that begins with ``whole``."""
     if isinstance(data, bytes):
         return data[:64]
     mode = data.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for without end; folders say it
         raise OSError(errno.EINVAL, "a pipe, socket or device, no file")
     with data.open("rb") as handle:
+        if whole is not None and handle.peek(len(whole)).startswith(whole):
+            return handle.read()
         return handle.read(64)
 
 
