@@ -17,8 +17,9 @@ from torch import Tensor
 
 from mae_lite import draws, recipes
 from mae_lite.config import Augmentation
-from mae_lite.data import batched, batched_colours, colours, transforms
-from mae_lite.data.batched import BatchTransform, Crops
+from mae_lite.data import batched, batched_colours, colours, resampling, transforms
+from mae_lite.data.batched import BatchTransform
+from mae_lite.data.resampling import Crops
 from mae_lite.data.transforms import DRAWS, TrainTransform
 from mae_lite.errors import ConfigError
 
@@ -243,12 +244,12 @@ def test_all_ways_of_resampling_are_pillows(height: int, width: int, size: int) 
         found = found.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flipped else found
         expected.append(np.asarray(found).transpose(2, 0, 1))
     given = torch.from_numpy(pixels)
-    products, taps = batched.by_products(given, crops, size), batched.by_taps(given, crops, size)
+    products, taps = resampling.by_products(given, crops, size), resampling.by_taps(given, crops, size)
     assert torch.equal(products, taps)  # sums that are exact do not depend on their order
-    for way in (products, batched.one_by_one(given, crops, size)):
+    for way in (products, resampling.one_by_one(given, crops, size)):
         assert steps(way, expected).mean() < 0.05
         assert steps(way, expected).max() <= 3
-    half = batched.by_products(given, crops, size, torch.float16)
+    half = resampling.by_products(given, crops, size, torch.float16)
     assert steps(half, expected).mean() < 0.3
 
 
