@@ -29,10 +29,11 @@ from mae_lite.evaluation import features, online, probes
 from mae_lite.evaluation.load import load_run
 from mae_lite.rundir import read_rows
 
-TAUGHT_BY = "cifar10-mae-tiny"
+PLAIN_TEACHER, SWIN_TEACHER = "cifar10-mae-tiny", "cifar10-simmim-swin"
+"""Runs of this benchmark that teach others; the students have their size."""
 """The recipe whose run, made first, is the teacher of those that need one."""
 RECIPES = (
-    TAUGHT_BY,
+    PLAIN_TEACHER,
     "cifar10-d-mae-tiny",
     "cifar10-d-mae-tiny-hidden",
     "cifar10-d2-mae-tiny",
@@ -40,24 +41,35 @@ RECIPES = (
     "cifar10-mae-hog-tiny",
     "cifar10-maskfeat-tiny",
     "cifar10-simmim",
-    "cifar10-simmim-swin",
+    SWIN_TEACHER,
+    "cifar10-d2-simmim-swin",
     "cifar10-mocov3",
     "cifar10-dino",
     "cifar10-supervised",
 )
-TAUGHT = (config.DistilledMAE, config.FeatureDistillation)
-"""Methods that need a teacher."""
 PEAK_LR = 5e-4
+
+
+def teacher(recipe: config.Recipe) -> tuple[str | None, dict[str, Any]]:
+    """Return the run that teaches ``recipe``, and the settings of its method that say so."""
+    width = {"teacher_width": recipe.encoder.width}
+    match recipe.method:
+        case config.DistilledMAE() | config.FeatureDistillation():
+            return PLAIN_TEACHER, width
+        case config.DistilledSimMIM():
+            heads = recipes.get(SWIN_TEACHER).encoder.num_heads
+            return SWIN_TEACHER, width | {"teacher_heads": heads}
+        case _:
+            return None, {}
 
 
 def shortened(name: str, steps: int, batch: int, images: int, changes: dict[str, Any]) -> config.Recipe:
     """Return the recipe ``name`` with a schedule of ``steps`` updates, a fifth of them warm-up."""
     recipe = recipes.get(name)
     epochs = steps / (images // batch)
-    teacher = {"teacher_width": recipe.encoder.width} if isinstance(recipe.method, TAUGHT) else {}
     return recipes.derive(
         recipe,
-        method=teacher,
+        method=teacher(recipe)[1],
         global_batch_size=batch,
         epochs=epochs,
         warmup_epochs=epochs / 5,
@@ -84,10 +96,11 @@ def measure(recipe: config.Recipe, data: str, source: Source, runs: Path, probed
     """Train, and return what it did to loss and features, and how fast."""
     before = methods.build(recipe, len(source.classes or ())).encoder
     first = nearest(before, recipe, data, source, probed)
+    taught_by = teacher(recipe)[0]
     runtime = config.Runtime(
         data=data,
         out=str(runs / recipe.name),
-        teacher=str(runs / TAUGHT_BY) if isinstance(recipe.method, TAUGHT) else None,
+        teacher=None if taught_by is None else str(runs / taught_by),
         workers=0,
         log_every_steps=5,
         probe_images=0,

@@ -35,6 +35,7 @@ RECIPES = (
     "maskfeat-tiny",
     "simmim-tiny",
     "simmim-swin-tiny",
+    "d2-simmim-swin-tiny",
     "mocov3-tiny",
     "dino-tiny",
     "supervised-tiny",
@@ -50,6 +51,10 @@ _TINY_METHODS: dict[str, dict[str, Any]] = {
     "distilled_mae": {"teacher_width": 48, "teacher_depth": 2},
     "feature_distillation": {"teacher_width": 48, "teacher_depth": 2, "teacher_patch_size": 8},
     "simmim": {"mask_unit_px": 8},
+    "distilled_simmim": {
+        **{"mask_unit_px": 8, "decoupled_at": 1, "teacher_width": 24},
+        **{"teacher_depths": (1, 1), "teacher_heads": (2, 2)},
+    },
     "mocov3": {"hidden_width": 64, "output_width": 16},
     "dino": {"hidden_width": 64, "bottleneck_width": 16, "prototypes": 128},
 }
@@ -76,6 +81,13 @@ def method_of(recipe: config.Recipe, device: torch.device) -> Method:
     if isinstance(method, Taught) and isinstance(recipe.method, config.DistilledMAE | config.FeatureDistillation):
         shape = recipe.method.teacher(recipe.plain_encoder)
         method.teacher = Teacher(build_encoder(shape, seed=1), "random weights")
+    if isinstance(method, Taught) and isinstance(recipe.method, config.DistilledSimMIM):
+        assert isinstance(recipe.encoder, config.Swin)
+        painting = {"kind": "simmim", "mask_unit_px": recipe.method.mask_unit_px}
+        shapes = recipe.method.teacher(recipe.encoder).model_dump()
+        method.teacher = Teacher(
+            build(recipes.derive(recipe, method=painting, encoder=shapes), CLASSES), "random weights"
+        )
     return method.to(device)
 
 

@@ -1,33 +1,17 @@
-"""The command line. Heavy imports happen inside the commands, so that help and listings start at once."""
+"""The command line: which command, and how errors end it."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from pydantic import BaseModel
-
-from mae_lite import __version__, config, costs, overrides, recipes
-from mae_lite.cli_options import (
-    CheckOptions,
-    ConvertOptions,
-    DemoOptions,
-    EvaluateOptions,
-    ListOptions,
-    ReportOptions,
-    WatchOptions,
-)
+from mae_lite import __version__
+from mae_lite.commands import COMMANDS, first_rank
 from mae_lite.errors import (
     EXIT_INTERRUPTED,
-    EXIT_STOPPED,
     ConfigError,
-    DataError,
     DiskError,
     MaeLiteError,
     nearest,
@@ -48,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MaeLiteError as error:
         if debug:
             raise
-        if _first_rank() or not error.shared:
+        if first_rank() or not error.shared:
             print(f"error: {plain(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
@@ -65,11 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         explained = DiskError(str(error), fix="check the disk and the permissions; --debug shows where it happened")
         print(f"error: {explained}", file=sys.stderr)
         return explained.exit_code
-
-
-def _first_rank() -> bool:
-    # torchrun sets RANK, Fabric's own launcher LOCAL_RANK
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def _dispatch(words: list[str]) -> int:
@@ -96,200 +75,6 @@ def _usage() -> str:
             *lines,
         ]
     )
-
-
-def _options(words: Sequence[str], model: type[overrides.ModelT], prog: str, base: dict[str, Any]) -> overrides.ModelT:
-    if any(word in ("-h", "--help") for word in words):
-        _help(model, prog, base)
-    return overrides.build(model, overrides.parse(words, model, base))
-
-
-def _help(model: type[BaseModel], prog: str, base: dict[str, Any]) -> None:
-    import tyro
-
-    default = model.model_validate({"data": "DATA", **base} if "data" in model.model_fields else base)
-    tyro.cli(
-        model,
-        prog=prog,
-        default=default,
-        args=["--help"],
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-    )
-
-
-def _positional(words: Sequence[str], name: str, usage: str, example: str) -> tuple[str, list[str]]:
-    if words and not words[0].startswith("-"):
-        return words[0], list(words[1:])
-    if any(word in ("-h", "--help") for word in words):
-        print(f"usage: {usage}")
-        raise SystemExit(0)
-    raise ConfigError(f"{name} is missing", fix=example)
-
-
-def list_recipes(words: Sequence[str]) -> int:
-    """List recipes with parameters, cost, source and the number to expect."""
-    options = _options(words, ListOptions, "mae-lite recipes", {})
-    known = [recipes.get(name) for name in recipes.names()]
-    if options.json_output:
-        print(json.dumps([recipe.model_dump(mode="json") for recipe in known], indent=2))
-        return 0
-    print(f"{'recipe':<26} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
-    for recipe in known:
-        use, step = costs.forward_gflops(recipe.encoder), costs.step_gflops(recipe)
-        parameters = f"{costs.model_parameters(recipe) / 1e6:.2f} M"
-        print(f"{recipe.name:<26} {parameters:>10} {use:>13.3g} {step:>15.3g}")
-        print(f"    expect  {recipe.note.expected}\n    source  {recipe.note.source}")
-    print("\nParameters are the encoder's, without a head. mae-lite pretrain RECIPE --help shows every setting.")
-    return 0
-
-
-def pretrain(words: Sequence[str]) -> int:
-    """Pre-train an encoder, without labels or with: mae-lite pretrain RECIPE --data DATA."""
-    return _train("pretrain", words)
-
-
-def finetune(words: Sequence[str]) -> int:
-    """Train a classifier: mae-lite finetune RECIPE --data DATA [--init RUN]."""
-    return _train("finetune", words)
-
-
-def _train(command: str, words: Sequence[str]) -> int:
-    fitting = [name for name in recipes.names() if command in recipes.commands_for(recipes.get(name))]
-    usage = f"mae-lite {command} RECIPE --data DATA [--FIELD VALUE ...]\nrecipes: {', '.join(fitting)}"
-    name, rest = _positional(words, "the recipe", usage, f"mae-lite {command} {fitting[0]} --data DATA")
-    recipe = recipes.get(name)
-    if command not in recipes.commands_for(recipe):
-        other = recipes.commands_for(recipe)[0]
-        raise ConfigError(f"{command} cannot run the recipe {name!r}", fix=f"mae-lite {other} {name} --data DATA")
-    request = _options(rest, config.Request, f"mae-lite {command} {name}", recipe.model_dump())
-    from mae_lite import training
-
-    outcome = training.run(*request.split())
-    if _first_rank():
-        print(f"{outcome.state} at step {outcome.step} of {outcome.total_steps}: {outcome.folder}")
-        if outcome.state != "finished":
-            print(
-                "the same command continues it"
-                + (" further with a higher --stop-after-steps" * (outcome.state == "paused"))
-            )
-    return EXIT_STOPPED if outcome.state == "stopped" else 0
-
-
-def evaluate(words: Sequence[str]) -> int:
-    """Measure the exact accuracy of a classifier: mae-lite evaluate RUN [--data DATA]."""
-    usage = "mae-lite evaluate RUN [--data DATA] [--split test] [--json-output]"
-    run, rest = _positional(words, "the run folder", usage, "mae-lite evaluate runs/NAME")
-    options = _options(rest, EvaluateOptions, "mae-lite evaluate RUN", {})
-    from mae_lite.evaluation import classifier
-
-    result = classifier.evaluate_run(
-        Path(run),
-        options.data,
-        options.split,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        on_bad=options.on_bad,
-        allow_empty=options.allow_empty_classes,
-    )
-    print(json.dumps(result, indent=2) if options.json_output else classifier.as_text(result))
-    return 0
-
-
-def check(words: Sequence[str]) -> int:
-    """Look at every image of a data set, list the bad ones, preview and advise: mae-lite check DATA."""
-    usage = "mae-lite check DATA [--recipe mae-tiny] [--val-data DATA] [--json]"
-    data, rest = _positional(words, "the data set", usage, "mae-lite check photos")
-    rest = ["--json-output" if word == "--json" else word for word in rest]
-    options = _options(rest, CheckOptions, usage, {"reading": config.Reading().model_dump()})
-    from mae_lite.checking import check as checking
-
-    recipe = recipes.derive(recipes.get(options.recipe), reading=options.reading.model_dump())
-    if options.channels is not None and options.channels != recipe.encoder.channels:
-        grey: dict[str, Any] = {"mean": (0.5,) * options.channels, "std": (0.25,) * options.channels}
-        grey |= {} if options.channels == 3 else {"randaugment": None}
-        recipe = recipes.derive(recipe, encoder={"channels": options.channels}, augmentation=grey)
-    order = checking.Order(
-        data=data,
-        recipe=recipe,
-        out=Path(options.out),
-        val_data=options.val_data,
-        sample=options.sample,
-        workers=options.workers,
-        save_hashes=None if options.save_hashes is None else Path(options.save_hashes),
-        compare_hashes=None if options.compare_hashes is None else Path(options.compare_hashes),
-    )
-    summary = checking.check(order)
-    print(json.dumps(summary, indent=2) if options.json_output else plain(checking.as_text(summary)))
-    return DataError.exit_code if checking.failed(summary, options.on_bad) else 0
-
-
-def convert(words: Sequence[str]) -> int:
-    """Bring weights in from other libraries, or take them out: mae-lite convert IN OUT [--to timm]."""
-    usage = "mae-lite convert IN OUT [--to ours|timm|huggingface] [--heads N] [--FIELD VALUE ...]"
-    example = "mae-lite convert checkpoint.pth converted"
-    source, rest = _positional(words, "the checkpoint", usage, example)
-    out, rest = _positional(rest, "the folder to write", usage, example)
-    options = _options(rest, ConvertOptions, "mae-lite convert IN OUT", {})
-    from mae_lite import converting
-
-    lines = converting.convert(converting.Order(source=source, out=Path(out), **options.model_dump()))
-    print(plain("\n".join(lines)))
-    return 0
-
-
-def report(words: Sequence[str]) -> int:
-    """Write one HTML page about runs: mae-lite report RUN... [--out report.html]."""
-    paths, rest = _paths(words, "report")
-    options = _options(rest, ReportOptions, "mae-lite report RUN...", {})
-    from mae_lite.report import compose, page
-
-    found = compose.compose(paths, options.title)
-    page.write(found, Path(options.out))
-    print("\n".join(found.headline))
-    print(f"The page: {options.out}")
-    return 0
-
-
-def watch(words: Sequence[str]) -> int:
-    """Show runs in a browser of this machine while they go on: mae-lite watch RUN... [--port 8123]."""
-    paths, rest = _paths(words, "watch")
-    options = _options(rest, WatchOptions, "mae-lite watch RUN...", {})
-    from mae_lite.report.watch import Watch
-
-    server = Watch(paths, options.port, options.title)
-    print(f"{server.address}  (Ctrl-C ends it)", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.serve()
-    return 0
-
-
-def _paths(words: Sequence[str], command: str) -> tuple[list[Path], list[str]]:
-    """Return the run folders at the beginning of ``words``, and the flags after them."""
-    usage = f"mae-lite {command} RUN... [--FIELD VALUE ...]"
-    _positional(words, "the run folder", usage, f"mae-lite {command} runs/NAME")
-    count = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
-    return [Path(word) for word in words[:count]], list(words[count:])
-
-
-def demo(words: Sequence[str]) -> int:
-    """Show what MAE pre-training gains on handwritten digits, in minutes, with a page to look at."""
-    options = _options(words, DemoOptions, "mae-lite demo", {})
-    from mae_lite import demo as road
-
-    return road.run(Path(options.out), options.processes, options.pretrain_steps, options.finetune_steps)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "demo": demo,
-    "recipes": list_recipes,
-    "check": check,
-    "pretrain": pretrain,
-    "finetune": finetune,
-    "evaluate": evaluate,
-    "convert": convert,
-    "report": report,
-    "watch": watch,
-}
 
 
 if __name__ == "__main__":

@@ -35,6 +35,22 @@ class EvaluateOptions(config.Config):
     """Print JSON instead of a table."""
 
 
+class PlanRequest(config.Request):
+    """A run, and how ``mae-lite plan`` looks at it."""
+
+    seconds: float = Field(5.0, ge=0.0)
+    """Length of each measurement."""
+    json_output: bool = False
+    """Print JSON instead of text."""
+
+
+class BenchRequest(PlanRequest):
+    """A run, and how ``mae-lite bench`` times it."""
+
+    batch: int | None = Field(None, ge=1)
+    """Images per update; None takes those of a forward pass, at most 1024 on a GPU and 64 elsewhere."""
+
+
 class CheckOptions(config.Config):
     """Options of ``mae-lite check``."""
 
@@ -60,6 +76,37 @@ class CheckOptions(config.Config):
     """Folder for check.json, preview.png and bad_files.csv."""
     json_output: bool = False
     """Print JSON instead of text (also --json)."""
+
+
+class PrepareOptions(config.Config):
+    """Options of ``mae-lite prepare``, which makes a pack.
+
+    JPEGs have their short side at ``side``; smaller images are not enlarged, and plain ones not encoded again. uint8
+    keeps pixels: images are resized, and cut to the square in their middle, so that none has to be decoded later.
+
+    A pack that was interrupted goes on when the same command is given again; a damaged one is mended by it.
+    """
+
+    kind: Literal["jpeg", "uint8"] = "jpeg"
+    """How images are kept: small on the disk, or read fastest."""
+    side: int | None = Field(None, ge=1, le=65_500)
+    """Short side in pixels; None takes 256, or the common side of smaller images."""
+    quality: int | None = Field(None, ge=1, le=95)
+    """Of the JPEGs; None takes 90."""
+    channels: int = Field(3, ge=1)
+    """Channels of the images; other than 3 with --kind uint8 alone."""
+    reading: config.Reading = config.Reading()
+    """How files become pixels; give here what training would be given."""
+    workers: int | None = Field(None, ge=0)
+    """Processes that convert; None chooses."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """Whether an unreadable image is an error, or is left out, up to 10 or 0.1 % of them; bad_files.csv names them."""
+    allow_empty_classes: bool = False
+    """Accept class folders without images."""
+    dry_run: bool = False
+    """Convert a few images, tell time and size of the whole, and write nothing."""
+    verify: bool = False
+    """Read a finished pack again, every hash and every image; DATA is not looked at."""
 
 
 class ConvertOptions(config.Config):

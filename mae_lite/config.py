@@ -151,6 +151,15 @@ class Swin(Config):
         """Channels of a token in the last stage."""
         return self.width << len(self.depths) - 1
 
+    @property
+    def last_grid(self) -> int:
+        """Tokens along one side of the last stage's map."""
+        return self.image_size // self.stride
+
+    def stage_of(self, block: int) -> int:
+        """Return the stage of a block, which is counted from 0 through all stages."""
+        return next(stage for stage in range(len(self.depths)) if block < sum(self.depths[: stage + 1]))
+
     @model_validator(mode="after")
     def _check(self) -> Swin:
         if not self.depths or len(self.depths) != len(self.num_heads):
@@ -311,14 +320,52 @@ class MaskFeat(Hiding):
     """Share of the patches that a learned token replaces, per image."""
 
 
-class SimMIM(Hiding):
-    """Pixels of hidden squares, predicted from the encoder's last tokens by one linear layer (Xie et al. 2022)."""
+class Squares(Hiding):
+    """What the methods share that paint hidden squares, larger than a patch, from tokens by one linear layer."""
 
-    kind: Literal["simmim"] = "simmim"
     mask_ratio: float = 0.6
     """Share of the squares that a learned token replaces, per image."""
     mask_unit_px: int = Field(32, ge=1)
     """Side of a square, in pixels: a multiple of the patch."""
+
+    def painted(self, encoder: Encoder | Swin) -> tuple[int, int]:
+        """Return channels and side in pixels of the tokens that are painted from: here the last map's."""
+        return (encoder.last_width if isinstance(encoder, Swin) else encoder.width), encoder.stride
+
+
+class SimMIM(Squares):
+    """Pixels of hidden squares, predicted from the encoder's last tokens by one linear layer (Xie et al. 2022)."""
+
+    kind: Literal["simmim"] = "simmim"
+
+
+class DistilledSimMIM(Squares):
+    """SimMIM with a Swin student that also learns the attention of a frozen, larger SimMIM Swin in the last map."""
+
+    kind: Literal["distilled_simmim"] = "distilled_simmim"
+    teacher_width: int = Field(128, ge=1)
+    """Channels of a token in the teacher's first stage; image, patch, window and channels are those of the encoder."""
+    teacher_depths: tuple[Annotated[int, Field(ge=1)], ...] = (2, 2, 18, 2)
+    """Blocks of each stage of the teacher, which has as many stages as the encoder."""
+    teacher_heads: tuple[Annotated[int, Field(ge=1)], ...] = (4, 8, 16, 32)
+    """Attention heads of each stage of the teacher."""
+    weight: float = Field(1.0, gt=0.0)
+    """Factor of the distillation loss; that of the reconstruction has 1."""
+    decoupled_at: int | None = Field(None, ge=1)
+    """Paint from what enters this block, counted from 0 through all stages, and match the attention of an extra block
+    after the last, which is dropped after training (D2-MAE); None paints from the last map."""
+
+    def painted(self, encoder: Encoder | Swin) -> tuple[int, int]:
+        """Return channels and side in pixels of the tokens that are painted from: decoupled, of an earlier stage."""
+        if self.decoupled_at is None or not isinstance(encoder, Swin):
+            return super().painted(encoder)
+        stage = encoder.stage_of(self.decoupled_at)
+        return encoder.width << stage, encoder.patch_size << stage
+
+    def teacher(self, encoder: Swin) -> Swin:
+        """Return the teacher's shape, for a student of the shape ``encoder``."""
+        own = {"width": self.teacher_width, "depths": self.teacher_depths, "num_heads": self.teacher_heads}
+        return Swin.model_validate(encoder.model_dump() | own | {"drop_path": 0.0})
 
 
 def hog_values(encoder: Encoder) -> int:
@@ -428,7 +475,16 @@ class DINO(Config):
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Method = Annotated[
-    MAE | DistilledMAE | HOGAutoencoder | MaskFeat | SimMIM | FeatureDistillation | MoCoV3 | DINO | Supervised,
+    MAE
+    | DistilledMAE
+    | HOGAutoencoder
+    | MaskFeat
+    | SimMIM
+    | DistilledSimMIM
+    | FeatureDistillation
+    | MoCoV3
+    | DINO
+    | Supervised,
     Field(discriminator="kind"),
 ]
 ComparesViews = MoCoV3 | DINO
@@ -646,7 +702,7 @@ def _check_mask_ratio(method: Hiding, patches: int) -> None:
 def _check_hidden(recipe: Recipe, method: Hiding) -> None:
     """Refuse places to hide that do not fit the image, and a share that hides none or all of them."""
     encoder, side = recipe.encoder, recipe.encoder.patch_size
-    if isinstance(method, SimMIM):
+    if isinstance(method, Squares):
         side = method.mask_unit_px
         if side % encoder.patch_size or encoder.image_size % side:
             fitting = [n for n in range(1, encoder.image_size + 1) if encoder.image_size % n == 0]
@@ -665,7 +721,7 @@ def _check_hidden(recipe: Recipe, method: Hiding) -> None:
 
 def _check_swin(recipe: Recipe) -> None:
     """Refuse a hierarchical encoder where the method needs a plain one."""
-    if not isinstance(recipe.method, SimMIM | Supervised):
+    if not isinstance(recipe.method, Squares | Supervised):
         _ = recipe.plain_encoder
     if isinstance(recipe.method, Supervised) and recipe.method.pooling != "mean":
         raise ConfigError(
@@ -702,6 +758,41 @@ def _check_blocks(method: DistilledMAE, depth: int) -> None:
                 expected=f"student:teacher, 0 to {limits[0]} and 0 to {limits[1]}",
                 fix=f"--method.blocks {limits[0]}:{limits[1]}",
             )
+
+
+def _check_last_map(encoder: Encoder | Swin, method: DistilledSimMIM) -> None:
+    """Refuse a student whose last attention cannot be compared with the teacher's, and a teacher of other stages."""
+    if not isinstance(encoder, Swin):
+        raise ConfigError(
+            "encoder.kind",
+            found="a plain Vision Transformer",
+            expected=f"swin, which the method {method.kind} needs",
+            fix="--encoder.kind swin, or --method.kind distilled_mae",
+        )
+    if encoder.last_grid > encoder.window_size:
+        raise ConfigError(
+            "encoder.window_size",
+            found=str(encoder.window_size),
+            expected=f"at least {encoder.last_grid}, the side of the last map, so that its tokens all see each other",
+            fix=f"--encoder.window-size {encoder.last_grid}",
+        )
+    for name in ("teacher_depths", "teacher_heads"):
+        if len(getattr(method, name)) != len(encoder.depths):
+            raise ConfigError(
+                f"method.{name}",
+                found=f"{len(getattr(method, name))} values",
+                expected=f"one for each of the {len(encoder.depths)} stages of encoder.depths",
+                fix=f"give {len(encoder.depths)} values",
+            )
+    method.teacher(encoder)
+    blocks = sum(encoder.depths)
+    if method.decoupled_at is not None and method.decoupled_at >= blocks:
+        raise ConfigError(
+            "method.decoupled_at",
+            found=f"{method.decoupled_at}",
+            expected=f"1 to {blocks - 1}, a block of encoder.depths",
+            fix=f"--method.decoupled-at {max(1, blocks * 2 // 3)}",
+        )
 
 
 def _check_views(recipe: Recipe) -> None:
@@ -780,6 +871,7 @@ _PRETRAINING = {
     "mae_hog": "MAE",
     "maskfeat": "MaskFeat",
     "simmim": "SimMIM",
+    "distilled_simmim": "SimMIM",
     "mocov3": "MoCo-v3",
     "dino": "DINO",
     "feature_distillation": "feature distillation",
@@ -867,6 +959,8 @@ class Recipe(Config):
     def _check(self) -> Recipe:
         if isinstance(self.encoder, Swin):
             _check_swin(self)
+        if isinstance(self.method, DistilledSimMIM):
+            _check_last_map(self.encoder, self.method)
         if isinstance(self.method, Hiding):
             _check_hidden(self, self.method)
         if (name := _PRETRAINING.get(self.method.kind)) is not None:

@@ -52,8 +52,12 @@ def step_gflops(recipe: config.Recipe) -> float:
         case config.MaskFeat():
             encoder = recipe.plain_encoder
             forward = _encode_all(encoder) + 2 * encoder.patches * encoder.width * config.hog_values(encoder)
-        case config.SimMIM():
-            forward = _encode_all(recipe.encoder) + _paint(recipe.encoder)
+        case config.SimMIM() as method:
+            forward = _encode_all(recipe.encoder) + _paint(recipe.encoder, method)
+        case config.DistilledSimMIM() as method:
+            assert isinstance(recipe.encoder, config.Swin)  # the recipe has checked it
+            student, teacher = _match_last_map(recipe.encoder, method)
+            forward = _encode_all(recipe.encoder) + _paint(recipe.encoder, method) + student + teacher / 3
         case config.FeatureDistillation() as method:
             encoder = recipe.plain_encoder
             student, teacher = _match_features(encoder, method)
@@ -97,10 +101,9 @@ def _encode_swin(encoder: config.Swin) -> float:
     return total
 
 
-def _paint(encoder: config.Encoder | config.Swin) -> float:
-    """Count the one layer that paints a square of pixels for each token of the last map."""
-    last_width = encoder.last_width if isinstance(encoder, config.Swin) else encoder.width
-    return 2 * encoder.image_size**2 * last_width * encoder.channels
+def _paint(encoder: config.Encoder | config.Swin, method: config.Squares) -> float:
+    """Count the one layer that paints a square of pixels for each token of a map."""
+    return 2 * encoder.image_size**2 * method.painted(encoder)[0] * encoder.channels
 
 
 def _encode(encoder: config.Encoder, patches: int) -> float:
@@ -142,6 +145,15 @@ def _match(encoder: config.Encoder, method: config.DistilledMAE, kept: int) -> t
     heads = 2 * encoder.num_heads * guide.num_heads * tokens**2
     student = len(pairs) * (_logits(tokens, encoder.width) + heads)
     return student, teacher + len(pairs) * _logits(tokens, guide.width)
+
+
+def _match_last_map(encoder: config.Swin, method: config.DistilledSimMIM) -> tuple[float, float]:
+    """Return the operations of comparing the last attention: the student's, and the teacher's, but its last block."""
+    guide, tokens = method.teacher(encoder), encoder.last_grid**2
+    width = guide.last_width
+    unused = 24 * tokens * width**2 + 4 * tokens**2 * width
+    heads = 2 * encoder.num_heads[-1] * guide.num_heads[-1] * tokens**2
+    return _logits(tokens, encoder.last_width) + heads, _encode_swin(guide) - unused + _logits(tokens, width)
 
 
 def _match_features(encoder: config.Encoder, method: config.FeatureDistillation) -> tuple[float, float]:

@@ -77,6 +77,12 @@ class DiskError(MaeLiteError):
     exit_code = 5
 
 
+class Stopped(MaeLiteError):
+    """Work that was asked to stop, and goes on when it is started again."""
+
+    exit_code = EXIT_STOPPED
+
+
 class NumericsError(MaeLiteError):
     """A loss or gradient that is not finite."""
 

@@ -15,10 +15,11 @@ COLOURS = {
     "mocov3": "#CC79A7",
     "dino": "#56B4E9",
     "simmim": "#E69F00",
+    "distilled_simmim": "#A3161B",
     "maskfeat": "#882255",
     "mae_hog": "#7A4B00",
 }
-"""Of the pre-training methods: Okabe and Ito's palette, a violet, a wine red, a brown and an olive, which
+"""Of the pre-training methods: Okabe and Ito's palette, a violet, two dark reds, a brown and an olive, which
 colour-blind readers can tell apart."""
 _OTHERS = ("#7F7F7F", "#117733", "#B2ABD2", "#5E4FA2", "#A6761D")
 _INK = "#262626"

@@ -184,7 +184,7 @@ def batches(
         reading=recipe.reading,
         start_step=start,
         stop_step=stop,
-        workers=_workers(runtime, source, fabric.world_size),
+        workers=workers_of(runtime, source, fabric.world_size),
         pin_memory=fabric.device.type == "cuda",
     )
     return watched(loader, _bad_files("train", source, runtime, folder, fabric.global_rank))
@@ -209,7 +209,7 @@ def in_order(
         batch_size=256,
         channels=recipe.encoder.channels,
         reading=recipe.reading,
-        workers=_workers(runtime, source, ranks),
+        workers=workers_of(runtime, source, ranks),
         ranks=ranks,
         rank=rank,
     )
@@ -224,11 +224,15 @@ def _bad_files(set_name: str, source: Source, runtime: config.Runtime, folder: P
     return BadFiles(set_name, len(source), runtime.on_bad, folder / name)
 
 
-def _workers(runtime: config.Runtime, source: Source, ranks: int) -> int:
+def workers_of(runtime: config.Runtime, source: Source, ranks: int) -> int:
     """Return how many processes read images for each rank: a fair share of the CPUs this process may use."""
     if runtime.workers is not None:
         return runtime.workers
     if source.in_memory:
         return 0
-    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))  # torchrun's; fewer than all with many machines
-    return max(1, min(16, usable_cpus() // on_this_machine))
+    return max(1, min(16, usable_cpus() // ranks_here(ranks)))
+
+
+def ranks_here(ranks: int) -> int:
+    """Return how many of the ``ranks`` run on this machine: torchrun says it, fewer than all on many machines."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks))

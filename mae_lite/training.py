@@ -15,7 +15,8 @@ from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mae_lite import config, files, inputs, methods, probing, rundir
-from mae_lite.data.sources import Source
+from mae_lite.advice import Starving
+from mae_lite.data.sources import Source, at_hand, usable_cpus
 from mae_lite.display import display
 from mae_lite.engine import checkpoint, loop
 from mae_lite.engine.checkpoint import Progress
@@ -105,7 +106,7 @@ def _run(
     teacher: Teacher | None,
 ) -> Outcome:
     train, held_out = images
-    job, progress = _restored(recipe, runtime, fabric, signals, folder, train, teacher)
+    job, progress = assemble(recipe, runtime, fabric, signals, folder, train, teacher)
     job.probes = probing.probes(job, train, held_out)
     total = job.rate.total_steps
     if record is not None:
@@ -114,7 +115,7 @@ def _run(
         facts = {"device": _device_name(fabric), "ranks": ranks, "data": data, "pixels": runtime.pixels}
         record.record_start(**facts, resumed_at=progress.step)
         record.status("running", step=progress.step, total_steps=total)
-        job.log = _logger(runtime, record, progress)
+        job.log = _logger(runtime, record, progress, _watch(runtime, train, fabric))
     shown = runtime.progress and fabric.is_global_zero
     if shown:
         _announce(job, progress, train)
@@ -127,7 +128,7 @@ def _run(
     return Outcome(folder, state, progress.step, total)
 
 
-def _restored(
+def assemble(
     recipe: config.Recipe,
     runtime: config.Runtime,
     fabric: Fabric,
@@ -166,14 +167,26 @@ def _restored(
     return job, progress
 
 
-def _logger(runtime: config.Runtime, record: rundir.RunDir, progress: Progress) -> Callable[[Mapping[str, Any]], None]:
-    if not runtime.tensorboard:
-        return record.log
-    events = EventFiles(record.path / "tensorboard", progress.step)
+def _watch(runtime: config.Runtime, train: Source, fabric: Fabric) -> Starving:
+    workers = inputs.workers_of(runtime, train, fabric.world_size)
+    return Starving(
+        packed=at_hand(train),
+        workers=workers,
+        cpus=usable_cpus() // inputs.ranks_here(fabric.world_size),
+    )
+
+
+def _logger(
+    runtime: config.Runtime, record: rundir.RunDir, progress: Progress, watch: Starving
+) -> Callable[[Mapping[str, Any]], None]:
+    events = EventFiles(record.path / "tensorboard", progress.step) if runtime.tensorboard else None
 
     def log(row: Mapping[str, Any]) -> None:
         record.log(row)
-        events.log(row)
+        if events is not None:
+            events.log(row)
+        if words := watch.heard(row):
+            _log.warning("%s", words)
 
     return log
 

@@ -26,6 +26,7 @@ from mae_lite.data.opening import open_source
 from mae_lite.methods.base import Method
 from mae_lite.methods.dino import SelfDistillation
 from mae_lite.methods.distilled import DistilledAutoencoder
+from mae_lite.methods.distilled_simmim import DistilledPixelRegression
 from mae_lite.methods.features import FeatureDistiller
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.methods.maskfeat import FeaturePrediction
@@ -42,6 +43,7 @@ METHODS: dict[str, tuple[Callable[[], Recipe], type[Method]]] = {
     "dino": (toy.dino, SelfDistillation),
     "maskfeat": (toy.maskfeat, FeaturePrediction),
     "simmim": (toy.simmim_swin, PixelRegression),
+    "distilled_swin": (toy.distilled_swin, DistilledPixelRegression),
 }
 
 
@@ -138,8 +140,7 @@ def main(folder: Path, workers: int, kills: int, kind: str) -> dict[str, Any]:
     open_source("digits")  # imports scikit-learn once, here
     reference, count = folder / "reference", folder / "ticks"
     recipe = METHODS[kind][0]()
-    taught = hasattr(recipe.method, "teacher_width")
-    teacher = toy.teacher_weights(folder / "teacher.safetensors", recipe) if taught else None
+    teacher = toy.teacher_of(recipe, folder / "teacher").get("teacher")
     if child(reference, workers, 0, kind, teacher, count):
         return {"wrong": ["the uninterrupted run failed"]}
     total = int(count.read_text())

@@ -192,6 +192,20 @@ def test_make_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         pack.main([*words, "--out", str(tmp_path / "pack")])
 
 
+def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").mkdir()
+    for number in range(6):
+        (tmp_path / "x" / f"{number}.jpg").write_bytes(jpeg(number, 300))
+    out = tmp_path / "prepare.json"
+    words = [str(tmp_path / "x"), "--images", "4", "--rounds", "2", "--out", str(out)]
+    assert module("prepare", monkeypatch).main(words) == 0
+    results = json.loads(out.read_text())["results"]
+    assert results["images"] == 4
+    for clock in ("images_per_cpu_second", "images_per_second"):
+        ratio = results[clock]["prepare / bare loop"]
+        assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
+
+
 def test_missing_packages_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     site = module("gpu_site", monkeypatch)
     versions = {"pydantic": None, "pydantic-core": "2.0", "typing-extensions": "4.9", "pillow": "11.0"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mae_lite import __version__, cli, config, costs, overrides, recipes
+from mae_lite import __version__, cli, commands, config, costs, overrides, recipes
 from mae_lite.errors import ConfigError
 
 Captured = pytest.CaptureFixture[str]
@@ -54,7 +54,7 @@ def test_recipes_as_json_are_recipes(capsys: Captured) -> None:
 def test_usage_names_every_command(words: tuple[str, ...], capsys: Captured) -> None:
     assert call(*words) == 0
     text = capsys.readouterr().out
-    for command in cli.COMMANDS:
+    for command in commands.COMMANDS:
         (line,) = [line for line in text.splitlines() if line.split()[:1] == [command]]
         assert len(line.split()) > 3
 
@@ -64,7 +64,7 @@ def test_version(capsys: Captured) -> None:
     assert capsys.readouterr().out == f"mae-lite {__version__}\n"
 
 
-@pytest.mark.parametrize("command", list(cli.COMMANDS))
+@pytest.mark.parametrize("command", list(commands.COMMANDS))
 def test_every_command_has_help(command: str, capsys: Captured) -> None:
     assert call(command, "--help") == 0
     captured = capsys.readouterr()

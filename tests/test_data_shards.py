@@ -295,9 +295,9 @@ def test_other_processes_read_the_same(tmp_path: Path, method: str) -> None:
     path = shard(tmp_path / "a.tar", numbered(*range(20)))
     source = Shards(str(path))
     expected = [picture(red) for red in range(20)]
-    assert read(source) == expected and len(source._opened) == 1
+    assert read(source) == expected and len(source._files._opened) == 1
     again = pickle.loads(pickle.dumps(source))
-    assert again._opened == {} and read(again) == expected
+    assert again._files._opened == {} and read(again) == expected
     context: Any = multiprocessing.get_context(method)
     pipes, processes = [], []
     for _ in range(2):
@@ -313,7 +313,7 @@ def test_other_processes_read_the_same(tmp_path: Path, method: str) -> None:
 
 
 def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mae_lite.data.shards._MOST_OPEN", 3)
+    monkeypatch.setattr("mae_lite.data.open_files._MOST_OPEN", 3)
     for number in range(8):
         shard(tmp_path / f"{number}.tar", numbered(0, start=number))
     source = Shards(str(tmp_path))
@@ -321,7 +321,7 @@ def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for index in (0, 1, 2, 0, 3, 0, 4, 5, 6, 7, 0):
         assert source.example(index).data == picture(index)
         assert len(os.listdir("/proc/self/fd")) <= before + 3
-    assert list(source._opened) == [6, 7, 0]
+    assert [path.name for path in source._files._opened] == ["6.tar", "7.tar", "0.tar"]
     del source
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -346,7 +346,7 @@ def test_a_shard_that_goes_or_changes(tmp_path: Path) -> None:
     path.write_bytes(content)
     os.utime(path, ns=(1, 1))
     refuses(source, "time of change")
-    assert not source._opened
+    assert not source._files._opened
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mae_lite import cli, config, errors, files, rundir
+from mae_lite import cli, commands, config, errors, files, rundir
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.models import weights
 from tests import toy
@@ -647,7 +647,7 @@ def test_an_operating_system_error_from_elsewhere(monkeypatch: pytest.MonkeyPatc
         del words
         raise OSError(errno.ENFILE, "Too many open files in system", "/x")
 
-    monkeypatch.setitem(cli.COMMANDS, "recipes", surprise)
+    monkeypatch.setitem(commands.COMMANDS, "recipes", surprise)
     assert_contract(*reversed_outcome(run("recipes"), capsys), DISK, mentions=["Too many open files", "/x"])
 
 
@@ -693,6 +693,7 @@ def test_every_error_has_its_exit_code_and_survives_pickling() -> None:
         errors.DataError: DATA,
         errors.CheckpointError: CHECKPOINT,
         errors.DiskError: DISK,
+        errors.Stopped: errors.EXIT_STOPPED,
         errors.NumericsError: NUMERICS,
     }
     assert set(errors.MaeLiteError.__subclasses__()) == set(codes)
@@ -722,6 +723,6 @@ def test_the_first_rank_speaks_for_all_of_what_all_know(
     def fail(_: object) -> int:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "recipes", fail)
+    monkeypatch.setitem(commands.COMMANDS, "recipes", fail)
     assert run("recipes") == CONFIG
     assert capsys.readouterr().err == ""

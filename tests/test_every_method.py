@@ -32,6 +32,7 @@ PHOTOGRAPHS = {
     "mae_hog": "cifar10-mae-hog-tiny",
     "maskfeat": "cifar10-maskfeat-tiny",
     "simmim": "cifar10-simmim",
+    "distilled_simmim": "cifar10-d2-simmim-swin",
     "mocov3": "cifar10-mocov3",
     "dino": "cifar10-dino",
     "supervised": "cifar10-supervised",
@@ -39,10 +40,17 @@ PHOTOGRAPHS = {
 SMALL: dict[str, dict[str, Any]] = {
     "distilled_mae": {"teacher_width": 96, "teacher_depth": 2, "teacher_heads": 6},
     "feature_distillation": {"teacher_width": 96, "teacher_depth": 2, "teacher_heads": 6, "teacher_patch_size": 8},
+    "distilled_simmim": {
+        "decoupled_at": 2,
+        "teacher_width": 24,
+        "teacher_depths": (1, 1, 1),
+        "teacher_heads": (2, 4, 8),
+    },
     "mocov3": {"hidden_width": 256, "output_width": 64},
     "dino": {"hidden_width": 256, "bottleneck_width": 64, "prototypes": 256, "freeze_prototypes_epochs": 0.0},
 }
 """Heads and teachers small enough for a test."""
+SMALL_SWIN: dict[str, Any] = {"width": 16, "depths": (1, 1, 1), "num_heads": (2, 4, 8)}
 
 
 def test_every_kind_is_listed() -> None:
@@ -142,7 +150,9 @@ def test_thirty_steps_on_photographs_lower_the_loss(
     del arrow_cache
     recipe = recipes.derive(
         recipes.get(PHOTOGRAPHS[kind]),
-        encoder={"patch_size": 8, "width": 96, "depth": 3, "num_heads": 6},
+        encoder=SMALL_SWIN
+        if kind == "distilled_simmim"
+        else {"patch_size": 8, "width": 96, "depth": 3, "num_heads": 6},
         method=SMALL.get(kind, {}),
         augmentation={"local_views": 1} if recipes.get(PHOTOGRAPHS[kind]).augmentation.local_views else {},
         global_batch_size=64,

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 KINDS = [
     *(("mae", 0, 50), ("mae", 2, 50), ("mocov3", 0, 20)),
-    *((kind, 0, 10) for kind in ("distilled", "features", "dino", "maskfeat", "simmim")),
+    *((kind, 0, 10) for kind in ("distilled", "features", "dino", "maskfeat", "simmim", "distilled_swin")),
 ]
 
 

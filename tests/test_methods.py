@@ -276,7 +276,8 @@ def test_decoder_predicts_the_rows_it_is_asked_for() -> None:
 
 def test_decoder_puts_tokens_back_into_place() -> None:
     method, seen = mae(), []
-    handle = method.decoder.blocks.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    entrance = method.decoder.get_submodule("blocks.0.norm1")
+    handle = entrance.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     latent, order, _ = shown(method, pictures(4), method.draw(0, 0, range(4)))
     handle.remove()
     decoder = method.decoder

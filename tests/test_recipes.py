@@ -24,6 +24,7 @@ from mae_lite.errors import ConfigError
 from mae_lite.methods.teacher import Teacher
 from mae_lite.models.encoders import build_classifier, build_encoder
 from mae_lite.models.vit import timm_arguments
+from tests import toy
 
 MAE_PRETRAINING: dict[str, Any] = {
     "start": "random",
@@ -315,6 +316,23 @@ RECIPES: dict[str, dict[str, Any]] = {
         **{name: value for name, value in SIMMIM.items() if not name.startswith("encoder.")},
         **SWIN,
     },
+    "simmim-swin-base": {
+        **{name: value for name, value in SIMMIM.items() if not name.startswith("encoder.")},
+        **SWIN,
+        "encoder.width": 128,
+        "encoder.depths": (2, 2, 18, 2),
+        "encoder.num_heads": (4, 8, 16, 32),
+    },
+    "d2-simmim-swin-tiny": {
+        **{name: value for name, value in SIMMIM.items() if not name.startswith("encoder.")},
+        **SWIN,
+        "method.kind": "distilled_simmim",
+        "method.decoupled_at": 8,
+        "method.weight": 1.0,
+        "method.teacher_width": 128,
+        "method.teacher_depths": (2, 2, 18, 2),
+        "method.teacher_heads": (4, 8, 16, 32),
+    },
     "feature-distill-tiny": {**FEATURES, "encoder.width": 192},
     "feature-distill-small": {**FEATURES, "encoder.width": 384},
     "finetune-improved": IMPROVED,
@@ -585,6 +603,10 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
                 guide = timm.create_model("vit_small_patch14_reg4_dinov2", **shape, reg_tokens=registers, num_classes=0)
             method.teacher = Teacher(guide, "")
             models.append(guide)
+        if isinstance(recipe.method, config.DistilledSimMIM):
+            guide = methods.build(toy.painter(recipe), num_classes=0)
+            method.teacher = Teacher(guide, "")
+            models.append(guide)
         method.to("meta")
         views = () if recipe.augmentation.views == 1 else (recipe.augmentation.views,)
         batch = torch.empty(images, *views, encoder.channels, encoder.image_size, encoder.image_size)
@@ -614,6 +636,7 @@ def counted_gflops(recipe: config.Recipe) -> tuple[float, float]:
         "maskfeat-tiny",
         "mae-hog-tiny",
         "simmim-swin-tiny",
+        "d2-simmim-swin-tiny",
     ],
 )
 def test_gflops_of_the_paper_size(name: str) -> None:
@@ -655,4 +678,4 @@ def test_notes_agree_with_the_counts(name: str) -> None:
     assert command[1] == "pretrain" or "supervised" not in name
     assert command[2] == name
     assert ("--init" in command) == (recipe.start == "pretrained")
-    assert ("--teacher" in command) == (recipe.method.kind in ("distilled_mae", "feature_distillation"))
+    assert ("--teacher" in command) == (recipe.method.kind.startswith("distilled") or "distill" in name)

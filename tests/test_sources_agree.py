@@ -1,4 +1,4 @@
-"""The same images as a folder, a CSV, parquet, shards and a Python object make the same batches, bit for bit."""
+"""The same images as a folder, CSV, parquet, shards, pack and Python object make the same batches, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from mae_lite.data.opening import open_source
 from mae_lite.data.plan import Plan
 from mae_lite.data.sources import Objects, Source
 from mae_lite.data.transforms import TrainTransform
+from mae_lite.preparing.prepare import Order, prepare
 from tests import toy
 
-KINDS = ("folder", "csv", "parquet", "shards", "object")
+KINDS = ("folder", "csv", "parquet", "shards", "pack", "object")
 COUNT = 200
 CLASSES = ("bird", "cat", "dog")
 
@@ -90,7 +91,9 @@ def planted(root: Path) -> dict[str, Source]:
                 entry = tarfile.TarInfo(name)
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
+    prepare(Order(str(root / "photos"), root / "pack"))  # small and plain, they stay as they are
     return {
+        "pack": open_source(str(root / "pack")),
         "folder": open_source(str(root / "photos")),
         "csv": open_source(str(root / "list.csv")),
         "parquet": open_source(str(root / "rows.parquet")),

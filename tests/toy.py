@@ -8,14 +8,14 @@ from typing import Any
 
 from PIL import Image
 
-from mae_lite import recipes
-from mae_lite.config import DistilledMAE, Encoder, FeatureDistillation, Recipe, Runtime
+from mae_lite import recipes, training
+from mae_lite.config import DistilledMAE, DistilledSimMIM, Encoder, FeatureDistillation, Recipe, Runtime, Swin
 from mae_lite.data.images import decode
 from mae_lite.data.sources import Source
 from mae_lite.models import weights
 from mae_lite.models.vit import build_encoder
 
-TIMES = ("seconds", "images_per_second", "teacher_share")
+TIMES = ("seconds", "images_per_second", "reading_share", "teacher_share")
 """What of a row of metrics the clock decides, and so differs between equal runs."""
 _ENCODER = {"image_size": 8, "patch_size": 4, "channels": 1, "width": 16, "depth": 1, "num_heads": 2}
 
@@ -139,6 +139,21 @@ def simmim_swin(**changes: Any) -> Recipe:
     return recipes.derive(recipes.derive(simmim(), "toy-simmim-swin", encoder=SWIN), **changes)
 
 
+def distilled_swin(**changes: Any) -> Recipe:
+    """Return the toy SimMIM with a teacher of another width, depth and number of heads; painting from block 1 of 3."""
+    method = {"kind": "distilled_simmim", "mask_unit_px": 4, "decoupled_at": 1}
+    teacher = {"teacher_width": 8, "teacher_depths": (1, 2), "teacher_heads": (2, 4)}
+    return recipes.derive(recipes.derive(simmim_swin(), "toy-distilled-swin", method={**method, **teacher}), **changes)
+
+
+def painter(recipe: Recipe, **changes: Any) -> Recipe:
+    """Return the recipe of the SimMIM that teaches ``recipe``, but for ``changes`` of its encoder."""
+    assert isinstance(recipe.method, DistilledSimMIM) and isinstance(recipe.encoder, Swin)
+    method = {"kind": "simmim", "mask_unit_px": recipe.method.mask_unit_px}
+    shape = recipe.method.teacher(recipe.encoder).model_dump() | changes
+    return recipes.derive(recipe, "toy-painter", method=method, encoder=shape)
+
+
 def swin_classifier(**changes: Any) -> Recipe:
     """Return the toy classifier with the hierarchical encoder of :func:`simmim_swin`, to be fine-tuned."""
     toy = recipes.derive(classifier(), "toy-swin-classifier", start="pretrained", encoder=SWIN, layer_decay=0.5)
@@ -167,6 +182,7 @@ EVERY: dict[str, Callable[..., Recipe]] = {
     "mae_hog": mae_hog,
     "maskfeat": maskfeat,
     "simmim": simmim_swin,
+    "distilled_simmim": distilled_swin,
     "mocov3": mocov3,
     "dino": dino,
     "supervised": classifier,
@@ -176,9 +192,13 @@ EVERY: dict[str, Callable[..., Recipe]] = {
 
 def teacher_of(recipe: Recipe, folder: Path) -> dict[str, str]:
     """Return the part of a runtime that gives ``recipe`` its teacher, of random weights; empty where it has none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(recipe.method, DistilledSimMIM):
+        few = recipes.derive(painter(recipe), global_batch_size=2)
+        training.run(few, runtime(folder / "teacher", stop_after_steps=1))
+        return {"teacher": str(folder / "teacher")}
     if not isinstance(recipe.method, DistilledMAE | FeatureDistillation):
         return {}
-    folder.mkdir(parents=True, exist_ok=True)
     return {"teacher": teacher_weights(folder / "teacher.safetensors", recipe)}
 
 

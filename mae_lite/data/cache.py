@@ -53,16 +53,25 @@ def save(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> No
     Raises:
         DiskError: when it cannot be written; says how to move the cache.
     """
+    try:
+        files.make_folder(path.parent)
+        write(path, columns, about)
+    except DiskError as error:
+        raise moved(error, path) from error
+
+
+def write(path: Path, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write a table for :func:`load` anywhere; arguments as in :func:`save`.
+
+    Raises:
+        DiskError: when it cannot be written.
+    """
     table = pa.table(dict(columns)).replace_schema_metadata({_ABOUT: json.dumps(dict(about))})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     content = sink.getvalue()
-    try:
-        files.make_folder(path.parent)
-        files.write_bytes(path, b"".join((_HEAD, _crc(content), content)))
-    except DiskError as error:
-        raise moved(error, path) from error
+    files.write_bytes(path, b"".join((_HEAD, _crc(content), content)))
 
 
 def _crc(content: Any) -> bytes:

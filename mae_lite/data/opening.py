@@ -23,6 +23,7 @@ KINDS = {
     "shards": "shards:'train-{000..127}.tar'",
     "torchvision": "torchvision:cifar10",
     "hf": "hf:PATH_OR_NAME",
+    "pack": "pack:FOLDER",
 }
 """Every kind with an example."""
 
@@ -32,6 +33,7 @@ _CALLED = {
     "parquet": "parquet files",
     "shards": "tar shards",
     "hf": "a Hugging Face data set",
+    "pack": "a pack",
 }
 
 
@@ -136,6 +138,10 @@ def _open(spec: str, request: _Request, split: Split, strict: bool, allow_empty:
         from mae_lite.data.parquet import Parquet
 
         return Parquet(path, split, spec, strict=strict)
+    if kind == "pack":
+        from mae_lite.data.pack import Pack
+
+        return Pack(path, split, spec, strict=strict)
     from mae_lite.data.folder import Folder
 
     return Folder(path, split, spec, strict=strict, allow_empty=allow_empty)
@@ -182,6 +188,8 @@ def _kind_of(path: Path) -> str:
         return suffixes.get(path.suffix.lower(), "folder")
     if (path / "dataset_dict.json").exists() or (path / "dataset_info.json").exists():
         return "hf"
+    if (path / "pack.json").exists() or (path / "prepare.json").exists():
+        return "pack"
     try:
         with os.scandir(path) as entries:  # once, for there may be a million
             found = {suffixes.get(os.path.splitext(entry.name)[1].lower()) for entry in entries}

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from mae_lite.data import cache, shard_index
+from mae_lite.data.open_files import OpenFiles
 from mae_lite.data.shard_files import find
 from mae_lite.data.sources import Example, Indices, Source, Split, some
 from mae_lite.errors import DataError
@@ -22,19 +23,7 @@ _log = logging.getLogger(__name__)
 
 _VERSION = 1
 """Of the index; counted up when its content changes, so that an old one is not taken."""
-_MOST_OPEN = 64
 _NAMES = ("classes.txt", "classnames.txt")
-
-
-class _Opened:
-    """A shard open for reading, closed when nobody reads from it any more."""
-
-    def __init__(self, descriptor: int) -> None:
-        """Own ``descriptor``."""
-        self.descriptor = descriptor
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
 
 
 class Shards(Source):
@@ -74,17 +63,13 @@ class Shards(Source):
             self.classes = _class_names(self._paths[0].parent, int(self.labels.max()))
         if about["ignored"]:
             _log.info("%s: not read: %s", self.name, shard_index.listed_counts(about["ignored"]))
-        self._opened: dict[int, _Opened] = {}
+        self._files = OpenFiles()
 
     def _index(self, kept: Path) -> tuple[Any, dict[str, Any]]:
         _log.info("%s: indexing %d shards, once", self.name, len(self._paths))
         columns, about = shard_index.index(self._paths, self.name)
         cache.save(kept, columns, about)
         return pa.table(columns), about
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave open files out: each process opens its own."""
-        return {**self.__dict__, "_opened": {}}
 
     def example(self, index: int) -> Example:
         """Return the encoded image ``index``.
@@ -97,28 +82,18 @@ class Shards(Source):
         name = f"{self._paths[shard]} member {member}"
         try:
             # pread has no position to share, so that threads and forked processes may use one file at once.
-            descriptor = self._open(shard).descriptor
-            data = os.pread(descriptor, size, int(self._offsets[index]))
+            opened = self._files.get(self._paths[shard])
+            data = os.pread(opened.descriptor, size, int(self._offsets[index]))
             # After the read: a shard written over would give another image under this one's label.
-            status = os.fstat(descriptor)
+            status = os.fstat(opened.descriptor)
         except OSError as error:
             raise _changed(name, str(error.strerror)) from error
         if (status.st_size, status.st_mtime_ns) != self._states[shard]:
-            self._opened.pop(shard, None)  # what lies at the path now may be another file
+            self._files.forget(self._paths[shard])
             raise _changed(name, "another size or time of change")
         if len(data) != size:
             raise _changed(name, f"{len(data)} of {size} bytes")
         return Example(name, data)
-
-    def _open(self, shard: int) -> _Opened:
-        opened = self._opened.pop(shard, None)
-        if opened is None:
-            with self._paths[shard].open("rb", buffering=0) as file:
-                opened = _Opened(os.dup(file.fileno()))
-        self._opened[shard] = opened  # at the end: what was used longest ago stands first
-        for oldest in list(self._opened)[:-_MOST_OPEN]:
-            self._opened.pop(oldest, None)
-        return opened
 
     def fingerprint(self) -> dict[str, int | str]:
         """Return the count and a SHA-256 over names and sizes of shards and members, labels and classes."""

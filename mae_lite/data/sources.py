@@ -43,6 +43,8 @@ class Source(Protocol):
     """[N] class numbers; all -1 without labels."""
     in_memory: bool
     """Whether reading an image costs next to nothing, so that worker processes do not pay."""
+    packed: bool = False
+    """Whether the images lie in a pack."""
     split: Split | None
     """Which split of a divided data set this is; None for data that are the same whatever split is asked for."""
 
@@ -66,6 +68,11 @@ class Source(Protocol):
         """Return one line for people."""
         classes = "without labels" if self.classes is None else f"in {len(self.classes)} classes"
         return f"{self.name}: {len(self):,} images {classes}"
+
+
+def at_hand(source: Source) -> bool:
+    """Say whether nothing would be gained by packing the images: they lie in a pack, or in memory."""
+    return source.packed or source.in_memory
 
 
 def usable_cpus() -> int:
@@ -100,6 +107,7 @@ class Subset(Source):
         self._source = source
         self._indices: Indices = np.asarray(indices, dtype=np.int64)
         self.name, self.in_memory, self.split = source.name, source.in_memory, source.split
+        self.packed = source.packed
         self.classes = source.classes if labels is None else classes
         self.labels = source.labels[self._indices] if labels is None else labels
 

@@ -24,6 +24,7 @@ from mae_lite.data.plan import Plan
 from mae_lite.display import Show
 from mae_lite.engine import checkpoint
 from mae_lite.engine.checkpoint import Progress
+from mae_lite.engine.meter import Meter, Waited
 from mae_lite.engine.optim import LearningRate, WeightDecay, set_learning_rate, set_weight_decay
 from mae_lite.engine.ranks import on_rank_zero
 from mae_lite.engine.signals import StopSignals
@@ -82,26 +83,17 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
         NumericsError: before an update with a loss or gradient that is not finite.
         DiskError: when the last checkpoint, or several in a row, cannot be written.
     """
-    fabric, optimizer, end = job.fabric, job.optimizer, job.rate.total_steps
+    fabric, end = job.fabric, job.rate.total_steps
     last = min(end, job.runtime.stop_after_steps or end)
-    batches, meter, saver = job.batches(progress.step, last), _Meter(job, progress), _Saver(job, progress)
+    batches = Waited(job.batches(progress.step, last))
+    meter = Meter(fabric, job.plan, job.method, progress, batches)
+    saver = _Saver(job, progress)
     job.wrapped.train()
     if progress.step == 0:
         _run_probes(job, progress)
     while progress.step < last:
         step = progress.step
-        epoch = step / job.plan.steps_per_epoch
-        set_learning_rate(optimizer, job.rate(step))
-        set_weight_decay(optimizer, job.decay(step))
-        job.method.before_step(epoch)
-        numbers = _backward(job, step, batches)
-        job.method.after_backward(epoch)
-        norm = _gradient_norm(job, step, numbers["loss"])
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        job.method.after_step(step + 1, end)
-        if job.ema is not None:
-            job.ema.update_parameters(job.method)
+        numbers, norm = update(job, step, batches)
         progress.step = step + 1
         meter.add(numbers)
         better = _run_probes(job, progress)
@@ -117,6 +109,27 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
         if stop:
             return "stopped"
     return "finished" if progress.step >= end else "paused"
+
+
+def update(job: Job, step: int, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], Tensor]:
+    """Make the update number ``step``; return the means of loss and logs on this rank, and the gradients' norm.
+
+    Raises:
+        NumericsError: before an update with a loss or gradient that is not finite.
+    """
+    epoch = step / job.plan.steps_per_epoch
+    set_learning_rate(job.optimizer, job.rate(step))
+    set_weight_decay(job.optimizer, job.decay(step))
+    job.method.before_step(epoch)
+    numbers = _backward(job, step, batches)
+    job.method.after_backward(epoch)
+    norm = _gradient_norm(job, step, numbers["loss"])
+    job.optimizer.step()
+    job.optimizer.zero_grad(set_to_none=True)
+    job.method.after_step(step + 1, job.rate.total_steps)
+    if job.ema is not None:
+        job.ema.update_parameters(job.method)
+    return numbers, norm
 
 
 def _backward(job: Job, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
@@ -187,55 +200,6 @@ def _agree(fabric: Fabric, stop: bool, save: bool) -> tuple[bool, bool]:
     flags = torch.tensor([int(stop), int(save)], device=fabric.device)
     torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
     return bool(flags[0]), bool(flags[1])
-
-
-class _Meter:
-    """Sums loss and logs between two rows of metrics, without waiting for the device at every step."""
-
-    def __init__(self, job: Job, progress: Progress) -> None:
-        self._job, self._progress = job, progress
-        before = {"loss": progress.loss_sum, **progress.log_sums}
-        self._sums = {name: self._scalar(value) for name, value in before.items()}
-        self._since, self._images = time.monotonic(), 0
-        job.method.seconds()  # what was measured before counts for nothing
-
-    def _scalar(self, value: float) -> Tensor:
-        return torch.tensor(value, dtype=torch.float32, device=self._job.fabric.device)
-
-    def add(self, numbers: Mapping[str, Tensor]) -> None:
-        for name, value in numbers.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        self._progress.loss_count += 1
-        self._images += self._job.plan.global_batch_size
-
-    def store(self) -> None:
-        """Write the sums, averaged over the ranks, to the progress that is about to be saved."""
-        if self._job.fabric.world_size > 1:
-            for value in self._sums.values():
-                torch.distributed.all_reduce(value)
-                value /= self._job.fabric.world_size
-        sums = {name: value.item() for name, value in self._sums.items()}
-        self._progress.loss_sum, self._progress.log_sums = sums.pop("loss"), sums
-
-    def row(self, rate: float, norm: Tensor) -> dict[str, Any]:
-        self.store()
-        progress, now = self._progress, time.monotonic()
-        elapsed = now - self._since
-        sums = {"loss": progress.loss_sum, **progress.log_sums}
-        row = {
-            "step": progress.step,
-            "epoch": round(progress.step / self._job.plan.steps_per_epoch, 4),
-            **{name: value / progress.loss_count for name, value in sums.items()},
-            "lr": rate,
-            "grad_norm": norm.item(),
-            "images_per_second": self._images / max(elapsed, 1e-9),
-            "seconds": elapsed,
-            **{f"{part}_share": spent / max(elapsed, 1e-9) for part, spent in self._job.method.seconds().items()},
-        }
-        self._sums = {name: self._scalar(0.0) for name in sums}
-        progress.loss_sum, progress.loss_count, progress.log_sums = 0.0, 0, {}
-        self._since, self._images = now, 0
-        return row
 
 
 class _Saver:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -34,7 +34,7 @@ class LoadedRun:
     """A model of a run and what belongs to it."""
 
     model: Any
-    """The timm model, in eval mode."""
+    """The timm model, or the method around it, in eval mode."""
     recipe: config.Recipe
     classes: tuple[str, ...] | None
     data: str
@@ -48,6 +48,16 @@ def load_run(path: Path) -> LoadedRun:
     Raises:
         CheckpointError: when there is no usable checkpoint.
     """
+    run = load_method(path)
+    return replace(run, model=run.model.encoder)
+
+
+def load_method(path: Path) -> LoadedRun:
+    """Load what :func:`load_run` does with all that was trained beside the encoder: ``model`` is the whole method.
+
+    Raises:
+        CheckpointError: when there is no usable checkpoint.
+    """
     record, recipe = incoming.described(path, "a run folder, e.g. runs/NAME")
     classes = tuple(record["classes"]) if record["classes"] is not None else None
     found = checkpoint.newest(path)
@@ -56,7 +66,7 @@ def load_run(path: Path) -> LoadedRun:
     step, contents = found
     method = methods.build(recipe, len(classes or ()))
     weights.load_into(method, incoming.method_tensors(contents), source=f"{path} step {step}")
-    return LoadedRun(method.encoder.eval(), recipe, classes, record["data"], step)
+    return LoadedRun(method.eval(), recipe, classes, record["data"], step)
 
 
 def load_encoder(path: str | Path) -> torch.nn.Module:
@@ -212,9 +222,12 @@ def _start(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> tupl
             kept, fresh = _with_decoder(tensors, recipe.plain_encoder, method, init)
             return kept, [*fresh, "matching.*"]
         case config.MaskFeat():
-            return _with_painter(tensors, config.hog_values(recipe.plain_encoder), init)
-        case config.SimMIM():
-            return _with_painter(tensors, recipe.encoder.stride**2 * recipe.encoder.channels, init)
+            shape = (config.hog_values(recipe.plain_encoder), recipe.plain_encoder.width)
+            return _with_painter(tensors, shape, init)
+        case config.SimMIM() | config.DistilledSimMIM() as method:
+            width, stride = method.painted(recipe.encoder)
+            kept, fresh = _with_painter(tensors, (stride**2 * recipe.encoder.channels, width), init)
+            return kept, [*fresh, "matching.*"]
         case config.FeatureDistillation() as method:
             return _with_map(tensors, method, init), ["matching.*"]
         case config.MoCoV3():
@@ -240,13 +253,13 @@ def _with_decoder(
     return tensors, []
 
 
-def _with_painter(tensors: dict[str, Tensor], values: int, init: str) -> tuple[dict[str, Tensor], list[str]]:
-    """Keep the mask token, and the layer behind the encoder where it predicts as many ``values`` of a token."""
+def _with_painter(tensors: dict[str, Tensor], shape: tuple[int, int], init: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Keep the mask token, and the layer behind the encoder where it has ``shape``: values of a token, its width."""
     layer = tensors.get("painter.pred.weight")
     if layer is None:
         _log.warning("%s has no mask token and no layer behind the encoder: they start anew", init)
         return tensors, ["painter.*"]
-    if len(layer) != values:
+    if layer.shape != shape:
         _log.warning("%s predicted something else: the layer behind the encoder starts anew", init)
         kept = {name: value for name, value in tensors.items() if not name.startswith("painter.pred.")}
         return kept, ["painter.pred.*"]

@@ -13,6 +13,7 @@ from torch import Tensor
 from mae_lite import config, files
 from mae_lite.errors import CheckpointError, ConfigError, nearest
 from mae_lite.evaluation.load import initial_tensors, refuse_tables
+from mae_lite.evaluation.painting_teacher import load_painter
 from mae_lite.evaluation.token_teacher import load_token_teacher
 from mae_lite.methods.teacher import Teacher
 from mae_lite.models import weights
@@ -34,7 +35,7 @@ def load_teacher(recipe: config.Recipe, name: str | None) -> Teacher | None:
         CheckpointError: when the weights cannot be read, are no Vision Transformer's, or are one's of another shape.
     """
     method = recipe.method
-    if not isinstance(method, config.DistilledMAE | config.FeatureDistillation):
+    if not isinstance(method, config.DistilledMAE | config.DistilledSimMIM | config.FeatureDistillation):
         if name is not None:
             raise ConfigError(
                 f"recipe {recipe.name!r} learns from no teacher",
@@ -52,6 +53,8 @@ def load_teacher(recipe: config.Recipe, name: str | None) -> Teacher | None:
         )
     if isinstance(method, config.FeatureDistillation):
         return load_token_teacher(recipe, method, name, partial(_fetch, name) if name.startswith(_TIMM) else None)
+    if isinstance(method, config.DistilledSimMIM):
+        return load_painter(recipe, method, name)
     shape = method.teacher(recipe.plain_encoder)
     model = _from_timm(name, shape) if name.startswith(_TIMM) else _from_weights(name, shape, _final_norm(method))
     return Teacher(model, files.sha256(weights.to_bytes(model.state_dict())))

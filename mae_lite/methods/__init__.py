@@ -8,6 +8,7 @@ from mae_lite import config
 from mae_lite.methods.base import Method
 from mae_lite.methods.dino import SelfDistillation
 from mae_lite.methods.distilled import DistilledAutoencoder
+from mae_lite.methods.distilled_simmim import DistilledPixelRegression
 from mae_lite.methods.features import FeatureDistiller
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.methods.mae_hog import GradientAutoencoder
@@ -30,6 +31,8 @@ def build(recipe: config.Recipe, num_classes: int) -> Method:
             return FeaturePrediction(recipe, method)
         case config.SimMIM() as method:
             return PixelRegression(recipe, method)
+        case config.DistilledSimMIM() as method:
+            return DistilledPixelRegression(recipe, method)
         case config.FeatureDistillation() as method:
             return FeatureDistiller(recipe, method)
         case config.MoCoV3() as method:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mae_lite.methods.base import StepOutput
 from mae_lite.methods.hog import hog_targets
-from mae_lite.methods.mae import MaskedAutoencoder, patchify, take
+from mae_lite.methods.mae import MaskedAutoencoder, patchify
+from mae_lite.models.blocks import take
 
 
 class GradientAutoencoder(MaskedAutoencoder):

@@ -33,14 +33,15 @@ class Painter(nn.Module):
 class MaskTokenMethod(Method):
     """Hides places of an image, and predicts something for every token of the last map."""
 
-    def __init__(self, recipe: config.Recipe, method: config.Hiding, unit_px: int, values: int) -> None:
+    def __init__(self, recipe: config.Recipe, method: config.Hiding, unit_px: int, width: int, values: int) -> None:
         """Build encoder and painter; the seed of ``recipe`` decides their initial values.
 
         Args:
             recipe: has the encoder.
             method: says which share is hidden.
             unit_px: side of a place that is hidden or not, in pixels.
-            values: numbers to predict for a token of the last map.
+            width: of the tokens that predict.
+            values: numbers that each of them predicts.
         """
         super().__init__()
         encoder = recipe.encoder
@@ -51,10 +52,9 @@ class MaskTokenMethod(Method):
         self.encoder: Any = build_encoder(encoder, recipe.seed)
         if isinstance(encoder, config.Encoder):
             self.encoder.pos_embed.requires_grad_(False)
-        last_width = encoder.last_width if isinstance(encoder, config.Swin) else encoder.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draws.key(recipe.seed, "init painter") >> 1)
-            self.painter = Painter(encoder.width, last_width, values)
+            self.painter = Painter(encoder.width, width, values)
 
     def draw(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
         """Draw the mask noise [B, U] of ``rows`` of the global batch."""
@@ -71,19 +71,29 @@ class MaskTokenMethod(Method):
             images: [B, C, H, H].
             hidden: [B, U - K] numbers of the hidden places.
         """
+        tokens = encode_masked(self.encoder, images, self.mask(hidden), self.painter)
+        return self.painter.pred(tokens)  # type: ignore[no-any-return]
+
+    def mask(self, hidden: Tensor) -> Tensor:
+        """Return [B, grid, grid], true where a patch is hidden, from the numbers [B, U - K] of the hidden places."""
         mask = torch.zeros(len(hidden), self.units, dtype=torch.bool, device=hidden.device).scatter(1, hidden, True)
         side = round(self.units**0.5)
         wide = mask.reshape(-1, side, side).repeat_interleave(self.unit_patches, dim=2)
-        mask = wide.repeat_interleave(self.unit_patches, dim=1)  # [B, grid, grid]
-        tokens = encode_masked(self.encoder, images, mask, self.painter)
-        return self.painter.pred(tokens)  # type: ignore[no-any-return]
+        return wide.repeat_interleave(self.unit_patches, dim=1)
+
+
+def project_masked(encoder: Any, images: Tensor, mask: Tensor, painter: Painter) -> Tensor:
+    """Return what the patch projection puts out [B, N, D], of Swin [B, grid, grid, D], the mask token where hidden.
+
+    In Swin it takes the place of what the norm behind the projection puts out. As in both papers that is before
+    positions are added, so that the encoder knows where something is hidden. Arguments as of :func:`encode_masked`.
+    """
+    tokens = encoder.patch_embed(images)
+    return torch.where(mask.reshape(*tokens.shape[:-1], 1), painter.mask_token.to(tokens.dtype), tokens)
 
 
 def encode_masked(encoder: Any, images: Tensor, mask: Tensor, painter: Painter) -> Tensor:
     """Return the tokens of the last map after the final norm [B, M, D'], without a class token.
-
-    The mask token takes the place of what the patch projection puts out (in Swin, of what the norm behind it does). As
-    in both papers that is before positions are added, so that the encoder knows where something is hidden.
 
     Args:
         encoder: a timm Vision Transformer with a class token, or a timm Swin transformer.
@@ -91,9 +101,7 @@ def encode_masked(encoder: Any, images: Tensor, mask: Tensor, painter: Painter) 
         mask: [B, grid, grid], true where a patch is hidden.
         painter: has the mask token.
     """
-    tokens = encoder.patch_embed(images)  # [B, N, D], or of Swin [B, grid, grid, D]
-    mask = mask.reshape(*tokens.shape[:-1], 1)
-    tokens = torch.where(mask, painter.mask_token.to(tokens.dtype), tokens)
+    tokens = project_masked(encoder, images, mask, painter)
     if tokens.ndim == 4:
         return encoder.norm(encoder.layers(tokens)).flatten(1, 2)  # type: ignore[no-any-return]
     class_token = encoder.cls_token.expand(len(tokens), -1, -1).to(tokens.dtype)

@@ -9,8 +9,8 @@ from torch import Tensor
 from mae_lite import config
 from mae_lite.methods.base import StepOutput
 from mae_lite.methods.hog import hog_targets
-from mae_lite.methods.mae import take
 from mae_lite.methods.mask_tokens import MaskTokenMethod
+from mae_lite.models.blocks import take
 
 
 class FeaturePrediction(MaskTokenMethod):
@@ -19,7 +19,8 @@ class FeaturePrediction(MaskTokenMethod):
     def __init__(self, recipe: config.Recipe, method: config.MaskFeat) -> None:
         """Build encoder, mask token and layer; the seed of ``recipe`` decides their initial values."""
         encoder = recipe.plain_encoder
-        super().__init__(recipe, method, unit_px=encoder.patch_size, values=config.hog_values(encoder))
+        values = config.hog_values(encoder)
+        super().__init__(recipe, method, unit_px=encoder.patch_size, width=encoder.width, values=values)
 
     def forward(self, images: Tensor, labels: Tensor, draws: Mapping[str, Tensor]) -> StepOutput:
         """Return the mean squared error of the histograms, averaged over the hidden patches."""

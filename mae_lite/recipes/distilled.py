@@ -56,7 +56,7 @@ D_MAE_SMALL = derive(
     LabNote(
         source=f"{_PAPER}, table of larger models: mae-small with the distillation of d-mae-tiny",
         command="mae-lite pretrain d-mae-small --teacher RUN --data IMAGENET",
-        cost="400 epochs at 15.5 GFLOP per image; the teacher is mae-base",
+        cost="400 epochs at 15.4 GFLOP per image; the teacher is mae-base",
         expected="82.5 % ImageNet top-1 after finetune-improved-small",
     ),
     method={**_BASE, "decoder_width": 192, "decoder_heads": 6},
@@ -68,7 +68,7 @@ CIFAR10_MAE_SMALL = derive(
     LabNote(
         source="mae-small at 32 px, patch 4: the teacher of the distilled recipes at this size",
         command="mae-lite pretrain cifar10-mae-small --data train.parquet",
-        cost="400 epochs of 50,000 images at 2.4 GFLOP per image: a GPU",
+        cost="400 epochs of 50,000 images at 2.3 GFLOP per image: a GPU",
         expected="not measured yet",
     ),
     encoder={"name": "vit_small_patch16_224", "width": 384},

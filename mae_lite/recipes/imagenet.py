@@ -15,7 +15,7 @@ MAE_TINY = Recipe(
     note=LabNote(
         source=f"{_PAPER}, section 3 and appendix A",
         command="mae-lite pretrain mae-tiny --data IMAGENET",
-        cost="400 epochs at 2.0 GFLOP per image; the paper used 8 GPUs",
+        cost="400 epochs at 1.9 GFLOP per image; the paper used 8 GPUs",
         expected="78.0 % ImageNet top-1 after finetune-improved (300 epochs); 76.2 % after 100 (the authors say)",
     ),
     encoder=Encoder(),

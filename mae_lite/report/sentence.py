@@ -17,6 +17,7 @@ _NAMES = {
     "supervised": "supervised pre-training",
     "dino": "DINO pre-training",
     "simmim": "SimMIM pre-training",
+    "distilled_simmim": "SimMIM pre-training with distillation",
     "pre-trained": "pre-training",
 }
 _ARCHITECTURE = ("kind", "image_size", "channels", "patch_size", "width", "depth", "depths", "num_heads", "window_size")

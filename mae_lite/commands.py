@@ -1,0 +1,240 @@
+"""The commands. Heavy imports happen inside them, so that help and listings start at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mae_lite import config, costs, overrides, recipes
+from mae_lite.cli_options import (
+    BenchRequest,
+    CheckOptions,
+    ConvertOptions,
+    DemoOptions,
+    EvaluateOptions,
+    ListOptions,
+    PlanRequest,
+    PrepareOptions,
+    ReportOptions,
+    WatchOptions,
+)
+from mae_lite.cli_words import options_from, positional, run_folders
+from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, plain
+
+
+def first_rank() -> bool:
+    """Say whether this process is the one of several that speaks."""
+    # torchrun sets RANK, Fabric's own launcher LOCAL_RANK
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+
+
+def list_recipes(words: Sequence[str]) -> int:
+    """List recipes with parameters, cost, source and the number to expect."""
+    options = options_from(words, ListOptions, "mae-lite recipes", {})
+    known = [recipes.get(name) for name in recipes.names()]
+    if options.json_output:
+        print(json.dumps([recipe.model_dump(mode="json") for recipe in known], indent=2))
+        return 0
+    print(f"{'recipe':<26} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
+    for recipe in known:
+        use, step = costs.forward_gflops(recipe.encoder), costs.step_gflops(recipe)
+        parameters = f"{costs.model_parameters(recipe) / 1e6:.2f} M"
+        print(f"{recipe.name:<26} {parameters:>10} {use:>13.3g} {step:>15.3g}")
+        print(f"    expect  {recipe.note.expected}\n    source  {recipe.note.source}")
+    print("\nParameters are the encoder's, without a head. mae-lite pretrain RECIPE --help shows every setting.")
+    return 0
+
+
+def pretrain(words: Sequence[str]) -> int:
+    """Pre-train an encoder, without labels or with: mae-lite pretrain RECIPE --data DATA."""
+    return _train("pretrain", words)
+
+
+def finetune(words: Sequence[str]) -> int:
+    """Train a classifier: mae-lite finetune RECIPE --data DATA [--init RUN]."""
+    return _train("finetune", words)
+
+
+def _train(command: str, words: Sequence[str]) -> int:
+    fitting = [name for name in recipes.names() if command in recipes.commands_for(recipes.get(name))]
+    usage = f"mae-lite {command} RECIPE --data DATA [--FIELD VALUE ...]\nrecipes: {', '.join(fitting)}"
+    name, rest = positional(words, "the recipe", usage, f"mae-lite {command} {fitting[0]} --data DATA")
+    recipe = recipes.get(name)
+    if command not in recipes.commands_for(recipe):
+        other = recipes.commands_for(recipe)[0]
+        raise ConfigError(f"{command} cannot run the recipe {name!r}", fix=f"mae-lite {other} {name} --data DATA")
+    request = options_from(rest, config.Request, f"mae-lite {command} {name}", recipe.model_dump())
+    from mae_lite import training
+
+    outcome = training.run(*request.split())
+    if first_rank():
+        print(f"{outcome.state} at step {outcome.step} of {outcome.total_steps}: {outcome.folder}")
+        if outcome.state != "finished":
+            print(
+                "the same command continues it"
+                + (" further with a higher --stop-after-steps" * (outcome.state == "paused"))
+            )
+    return EXIT_STOPPED if outcome.state == "stopped" else 0
+
+
+def bench(words: Sequence[str]) -> int:
+    """Time reading and training beside what this machine could do: mae-lite bench RECIPE --data DATA."""
+    request = _timed("bench", words, BenchRequest)
+    from mae_lite.timing import bench as timing
+
+    found = timing.bench(*request.split(), request.batch, request.seconds)
+    print(json.dumps(found, indent=2) if request.json_output else plain(timing.as_text(found)))
+    return 0
+
+
+def plan(words: Sequence[str]) -> int:
+    """Forecast time, memory and disk of a recipe here: mae-lite plan RECIPE --data DATA."""
+    request = _timed("plan", words, PlanRequest)
+    from mae_lite.timing import forecast as timing
+
+    found = timing.forecast(*request.split(), request.seconds)
+    print(json.dumps(found, indent=2) if request.json_output else plain(timing.as_text(found)))
+    return 0
+
+
+def _timed(command: str, words: Sequence[str], model: type[overrides.ModelT]) -> overrides.ModelT:
+    usage = f"mae-lite {command} RECIPE --data DATA [--seconds 5] [--json] [--FIELD VALUE ...]"
+    name, rest = positional(words, "the recipe", usage, f"mae-lite {command} mae-tiny --data DATA")
+    rest = ["--json-output" if word == "--json" else word for word in rest]
+    return options_from(rest, model, f"mae-lite {command} {name}", recipes.get(name).model_dump())
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """Measure the exact accuracy of a classifier: mae-lite evaluate RUN [--data DATA]."""
+    usage = "mae-lite evaluate RUN [--data DATA] [--split test] [--json-output]"
+    run, rest = positional(words, "the run folder", usage, "mae-lite evaluate runs/NAME")
+    options = options_from(rest, EvaluateOptions, "mae-lite evaluate RUN", {})
+    from mae_lite.evaluation import classifier
+
+    result = classifier.evaluate_run(
+        Path(run),
+        options.data,
+        options.split,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        on_bad=options.on_bad,
+        allow_empty=options.allow_empty_classes,
+    )
+    print(json.dumps(result, indent=2) if options.json_output else classifier.as_text(result))
+    return 0
+
+
+def check(words: Sequence[str]) -> int:
+    """Look at every image of a data set, list the bad ones, preview and advise: mae-lite check DATA."""
+    usage = "mae-lite check DATA [--recipe mae-tiny] [--val-data DATA] [--json]"
+    data, rest = positional(words, "the data set", usage, "mae-lite check photos")
+    rest = ["--json-output" if word == "--json" else word for word in rest]
+    options = options_from(rest, CheckOptions, usage, {"reading": config.Reading().model_dump()})
+    from mae_lite.checking import check as checking
+
+    recipe = recipes.derive(recipes.get(options.recipe), reading=options.reading.model_dump())
+    if options.channels is not None and options.channels != recipe.encoder.channels:
+        grey: dict[str, Any] = {"mean": (0.5,) * options.channels, "std": (0.25,) * options.channels}
+        grey |= {} if options.channels == 3 else {"randaugment": None}
+        recipe = recipes.derive(recipe, encoder={"channels": options.channels}, augmentation=grey)
+    order = checking.Order(
+        data=data,
+        recipe=recipe,
+        out=Path(options.out),
+        val_data=options.val_data,
+        sample=options.sample,
+        workers=options.workers,
+        save_hashes=None if options.save_hashes is None else Path(options.save_hashes),
+        compare_hashes=None if options.compare_hashes is None else Path(options.compare_hashes),
+    )
+    summary = checking.check(order)
+    print(json.dumps(summary, indent=2) if options.json_output else plain(checking.as_text(summary)))
+    return DataError.exit_code if checking.failed(summary, options.on_bad) else 0
+
+
+def prepare(words: Sequence[str]) -> int:
+    """Convert a data set once into a pack, which is read many times faster: mae-lite prepare DATA PACK."""
+    usage = "mae-lite prepare DATA PACK [--kind jpeg|uint8] [--side N] [--dry-run] [--verify] [--FIELD VALUE ...]"
+    data, rest = positional(words, "the data set", usage, "mae-lite prepare photos photos-pack")
+    folder, rest = positional(rest, "the folder to write", usage, "mae-lite prepare photos photos-pack")
+    options = options_from(
+        rest, PrepareOptions, "mae-lite prepare DATA PACK", {"reading": config.Reading().model_dump()}
+    )
+    from mae_lite.preparing import prepare as preparing
+    from mae_lite.preparing.verifying import verified
+
+    if options.verify:
+        print(plain("\n".join(verified(Path(folder), options.workers))))
+        return 0
+    settings = options.model_dump(exclude={"reading", "dry_run", "verify"})
+    order = preparing.Order(data, Path(folder), reading=options.reading, **settings)
+    print(plain("\n".join((preparing.dry_run if options.dry_run else preparing.prepare)(order))))
+    return 0
+
+
+def convert(words: Sequence[str]) -> int:
+    """Bring weights in from other libraries, or take them out: mae-lite convert IN OUT [--to timm]."""
+    usage = "mae-lite convert IN OUT [--to ours|timm|huggingface] [--heads N] [--FIELD VALUE ...]"
+    example = "mae-lite convert checkpoint.pth converted"
+    source, rest = positional(words, "the checkpoint", usage, example)
+    out, rest = positional(rest, "the folder to write", usage, example)
+    options = options_from(rest, ConvertOptions, "mae-lite convert IN OUT", {})
+    from mae_lite import converting
+
+    lines = converting.convert(converting.Order(source=source, out=Path(out), **options.model_dump()))
+    print(plain("\n".join(lines)))
+    return 0
+
+
+def report(words: Sequence[str]) -> int:
+    """Write one HTML page about runs: mae-lite report RUN... [--out report.html]."""
+    runs, rest = run_folders(words, "report")
+    options = options_from(rest, ReportOptions, "mae-lite report RUN...", {})
+    from mae_lite.report import compose, page
+
+    found = compose.compose(runs, options.title)
+    page.write(found, Path(options.out))
+    print("\n".join(found.headline))
+    print(f"The page: {options.out}")
+    return 0
+
+
+def watch(words: Sequence[str]) -> int:
+    """Show runs in a browser of this machine while they go on: mae-lite watch RUN... [--port 8123]."""
+    runs, rest = run_folders(words, "watch")
+    options = options_from(rest, WatchOptions, "mae-lite watch RUN...", {})
+    from mae_lite.report.watch import Watch
+
+    server = Watch(runs, options.port, options.title)
+    print(f"{server.address}  (Ctrl-C ends it)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve()
+    return 0
+
+
+def demo(words: Sequence[str]) -> int:
+    """Show what MAE pre-training gains on handwritten digits, in minutes, with a page to look at."""
+    options = options_from(words, DemoOptions, "mae-lite demo", {})
+    from mae_lite import demo as road
+
+    return road.run(Path(options.out), options.processes, options.pretrain_steps, options.finetune_steps)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": demo,
+    "recipes": list_recipes,
+    "check": check,
+    "prepare": prepare,
+    "pretrain": pretrain,
+    "finetune": finetune,
+    "bench": bench,
+    "plan": plan,
+    "evaluate": evaluate,
+    "convert": convert,
+    "report": report,
+    "watch": watch,
+}

@@ -1,0 +1,1 @@
+"""What a machine can do: the limits that measured speeds are compared with."""

@@ -1,0 +1,1 @@
+"""``mae-lite prepare``: from a data set to a pack."""

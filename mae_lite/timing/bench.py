@@ -1,0 +1,80 @@
+"""``mae-lite bench``: how fast, beside what this machine could do at best, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mae_lite import advice, config, costs
+from mae_lite.data.sources import at_hand, usable_cpus
+from mae_lite.measuring.limits import copy_bandwidth, matrix_rate
+from mae_lite.timing import rates
+
+
+def bench(recipe: config.Recipe, runtime: config.Runtime, batch: int | None, seconds: float) -> dict[str, Any]:
+    """Time reading, the step, and both together; ``seconds`` for each measurement.
+
+    Raises:
+        MaeLiteError: as a run would.
+    """
+    setting = rates.open_setting(recipe, runtime, batch)
+    device, source = setting.device, setting.source
+    half = device.type == "cuda" and recipe.precision == "bf16"
+    matrix = matrix_rate(device, torch.bfloat16 if half else torch.float32, seconds)
+    decode = rates.decode_rate(source, recipe, seconds)
+    reading, step = rates.reading_rate(setting, seconds), rates.step_rate(setting, seconds)
+    together, waiting = rates.together_rate(setting, 2 * seconds)
+    cores = max(setting.workers, 1)
+    apart = device.type != "cpu"  # reading and learning have processors of their own
+    possible = min(reading, step) if apart else 1 / (1 / reading + 1 / step)
+    return {
+        "recipe": recipe.name,
+        "data": source.describe(),
+        "batch": setting.batch,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "workers": setting.workers,
+        "limits": {
+            "matrix_tflops": matrix / 1e12,
+            "decode_images_per_second_per_core": decode,
+            "copy_gb_per_second": copy_bandwidth(device, seconds) / 1e9,
+        },
+        "gflop_per_image": costs.step_gflops(recipe),
+        "images_per_second": {
+            "reading": _beside(reading, cores * decode),
+            "step": _beside(step, matrix / (costs.step_gflops(recipe) * 1e9)),
+            "together": _beside(together, possible),
+        },
+        "waiting_share": waiting,
+        "advice": advice.when_starved(waiting, packed=at_hand(source), workers=setting.workers, cpus=usable_cpus())
+        or "The step takes the time: faster reading would gain little.",
+    }
+
+
+def _beside(measured: float, limit: float) -> dict[str, float]:
+    return {"measured": measured, "limit": limit, "share": measured / limit}
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Return the table for people."""
+    limits, rows = found["limits"], found["images_per_second"]
+    matrix, decode, copy = limits.values()
+    cores = max(found["workers"], 1)
+    why = {
+        "reading": f"decoding alone, {cores} x {decode:,.0f}",
+        "step": f"{matrix:.2f} TFLOP/s of matrix products, {found['gflop_per_image']:.2f} GFLOP per image",
+        "together": "reading and step beside each other"
+        if found["device"] != "cpu"
+        else "reading and step in turn, on the same cores",
+    }
+    lines = [
+        f"{found['recipe']} on {found['data']}",
+        f"{found['batch']} images per update; {found['device']}, {found['threads']} threads; "
+        f"{found['workers']} workers; memory is copied at {copy:.1f} GB/s",
+        "",
+        f"{'images/s':<10}{'measured':>10}{'limit':>10}{'share':>8}   the limit is",
+    ]
+    for name, row in rows.items():
+        lines.append(f"{name:<10}{row['measured']:>10,.0f}{row['limit']:>10,.0f}{row['share']:>8.0%}   {why[name]}")
+    return "\n".join([*lines, "", found["advice"]])

@@ -1,0 +1,126 @@
+"""``mae-lite plan``: time, memory and disk that a recipe will take on this machine, from a short probe."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mae_lite import advice, config, costs, inputs
+from mae_lite.data.sources import at_hand, usable_cpus
+from mae_lite.engine.optim import LearningRate
+from mae_lite.engine.ranks import peak_memory_mb
+from mae_lite.timing import rates
+
+PACK_SIDE = 256
+_KEPT = 3
+"""Checkpoints on the disk at once: the last two, and the one being written; the best as well where it is validated."""
+_SPARE = 0.9
+"""Share of the memory that may be planned with."""
+
+
+def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> dict[str, Any]:
+    """Probe a few updates, and reckon up the whole run; ``seconds`` for each measurement.
+
+    Raises:
+        MaeLiteError: as a run would.
+    """
+    small = rates.open_setting(recipe, runtime, 8)
+    rates.step_rate(small, 0.0)
+    few = peak_memory_mb(small.device)
+    setting = rates.open_setting(recipe, runtime)
+    reading, step = rates.reading_rate(setting, seconds), rates.step_rate(setting, seconds)
+    memory = peak_memory_mb(setting.device)
+    order = inputs.plan(recipe, runtime, setting.job.fabric, len(setting.source))
+    updates = LearningRate.of(recipe, order.steps_per_epoch).total_steps
+    images = updates * order.global_batch_size
+    apart = setting.device.type != "cpu"
+    rate = min(reading, step) if apart else 1 / (1 / reading + 1 / step)
+    per_image = max(memory - few, 0.0) / max(setting.batch - small.batch, 1)
+    available = _available_mb(setting.device)
+    room = available * _SPARE - (memory - per_image * setting.batch)
+    return {
+        "recipe": recipe.name,
+        "data": setting.source.describe(),
+        "device": torch.cuda.get_device_name(setting.device) if apart else "cpu",
+        "updates": updates,
+        "global_batch_size": order.global_batch_size,
+        "images": images,
+        "gflop": images * costs.step_gflops(recipe),
+        "seconds": images / rate,
+        "images_per_second": {"reading": reading, "step": step, "together": rate},
+        "probed_batch": setting.batch,
+        "memory_mb": memory,
+        "memory_mb_per_image": per_image,
+        "memory_mb_available": available,
+        "largest_micro_batch": max(int(room / per_image), 0) if per_image > 0 else None,
+        "checkpoint_mb": _checkpoint_mb(setting),
+        "checkpoints_kept": _KEPT + isinstance(recipe.method, config.Supervised),
+        "pack_mb": len(setting.source) * PACK_SIDE**2 * recipe.encoder.channels / 1e6,
+        "workers": setting.workers,
+        "workers_that_keep_up": math.ceil(step / (reading / max(setting.workers, 1))),
+        "cpus": usable_cpus(),
+        "advice": advice.when_starved(
+            1 - rate / step,
+            packed=at_hand(setting.source),
+            workers=setting.workers,
+            cpus=usable_cpus(),
+        ),
+    }
+
+
+def _checkpoint_mb(setting: rates.Setting) -> float:
+    tensors = list(setting.job.method.state_dict().values())
+    if setting.job.ema is not None:
+        tensors += setting.job.ema.state_dict().values()
+    entries = setting.job.optimizer.optimizer.state_dict()["state"].values()
+    tensors += [value for entry in entries for value in entry.values() if isinstance(value, torch.Tensor)]
+    return float(sum(tensor.nbytes for tensor in tensors)) / 1e6
+
+
+def _available_mb(device: torch.device) -> float:
+    """Return the memory that a run could have: the whole GPU's, or what this machine has free beside this process."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 1e6
+    try:
+        free = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+        return int(free.split()[1]) / 1e3 + peak_memory_mb(device)
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Return lines for people."""
+    together, step, reading = (found["images_per_second"][name] for name in ("together", "step", "reading"))
+    largest = found["largest_micro_batch"]
+    fits = "" if largest is None else f"; about {largest:,} would fit into {found['memory_mb_available'] / 1e3:.0f} GB"
+    disk = found["checkpoint_mb"] * found["checkpoints_kept"]
+    keeping = found["workers_that_keep_up"]
+    enough = f"{keeping} would keep up with the step" + (
+        f", of {found['cpus']} CPUs" if keeping <= found["cpus"] else f"; there are {found['cpus']} CPUs"
+    )
+    lines = [
+        f"{found['recipe']} on {found['data']}; {found['device']}",
+        f"  updates   {found['updates']:,} of {found['global_batch_size']:,} images",
+        f"  time      {clock(found['seconds'])} at {together:,.0f} images/s (step {step:,.0f}, "
+        f"reading {reading:,.0f}); probes and validation come on top",
+        f"  memory    {found['memory_mb'] / 1e3:.1f} GB with {found['probed_batch']} images in a forward pass{fits}",
+        f"  disk      {disk / 1e3:.2f} GB of checkpoints; a pack of {PACK_SIDE}-px pixels would take "
+        f"{found['pack_mb'] / 1e3:.1f} GB",
+        f"  workers   {found['workers']}; {enough}",
+    ]
+    return "\n".join([*lines, *([found["advice"]] if found["advice"] else [])])
+
+
+def clock(seconds: float) -> str:
+    """Return a duration in the two largest units that it has."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    days, hours = divmod(minutes // 60, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
