@@ -9,8 +9,8 @@ VERSION=${1:-3.12}
 PYTHON=${PYTHON:-.venv/bin/python}
 [ -x "$PYTHON" ] || PYTHON=python3
 PACKAGES="annotated-types docstring-parser fsspec iniconfig jinja2 lightning-fabric lightning-utilities markdown-it-py
-  markupsafe mdurl packaging pillow pluggy pydantic pydantic-core pygments pytest pyyaml rich safetensors tifffile timm
-  typeguard typing-extensions typing-inspection tyro"
+  markupsafe mdurl packaging pillow pluggy pydantic pydantic-core pygments pytest pyyaml rich safetensors simplejpeg tifffile
+  timm typeguard typing-extensions typing-inspection tyro"
 PLATFORMS=()
 for glibc in 28 27 24 17; do PLATFORMS+=(--platform "manylinux_2_${glibc}_x86_64"); done
 PLATFORMS+=(--platform manylinux2014_x86_64)

@@ -179,7 +179,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Load this rank's micro-batches of updates ``start`` to ``stop`` - 1; bad images are listed in ``folder``."""
     channels = recipe.encoder.channels
-    transform = TrainTransform(recipe.augmentation, recipe.encoder.image_size, channels)
+    transform = TrainTransform(recipe.augmentation, recipe.encoder.image_size, channels, runtime.pixels)
     loader = training_loader(
         source,
         transform,

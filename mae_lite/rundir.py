@@ -68,6 +68,8 @@ def describe(
         "teacher_sha256": teacher_digest,
         "fingerprint": dict(fingerprint),
         "classes": list(classes) if classes is not None else None,
+        # Grey images and those of many channels have the exact way only.
+        "pixels": runtime.pixels if recipe.encoder.channels == 3 else "exact",
     }
 
 
@@ -227,6 +229,7 @@ class RunDir:
                 expected=f"at most {FORMAT}",
                 fix="upgrade mae_lite",
             )
+        saved.setdefault("pixels", "exact")  # the only way there was
         differences = [
             f"{name}: {old!r} -> {new!r}"
             for name, old, new in _differences(saved, description)

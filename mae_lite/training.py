@@ -113,7 +113,8 @@ def _run(
     if record is not None:
         record.cut(progress.step)
         ranks, data = fabric.world_size, train.describe()
-        record.record_start(device=_device_name(fabric), ranks=ranks, data=data, resumed_at=progress.step)
+        facts = {"device": _device_name(fabric), "ranks": ranks, "data": data, "pixels": runtime.pixels}
+        record.record_start(**facts, resumed_at=progress.step)
         record.status("running", step=progress.step, total_steps=total)
         job.log = _logger(runtime, record, progress, _watch(runtime, train, fabric))
     shown = runtime.progress and fabric.is_global_zero

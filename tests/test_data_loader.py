@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -213,7 +214,7 @@ def test_a_bad_image_reaches_the_caller_whole(tmp_path: Path, workers: int) -> N
 class Deadly(EvalTransform):
     """Ends the process that uses it."""
 
-    def __call__(self, image: object) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:  # noqa: ARG002
+    def __call__(self, picture: object, out: object = None) -> npt.NDArray[np.uint8]:  # noqa: ARG002
         signal.raise_signal(signal.SIGKILL)
         raise AssertionError
 

@@ -197,7 +197,7 @@ def test_randaugment_survives_every_operation_at_the_ends_of_its_range(text: str
 
 
 def test_posterize_to_no_bits_is_black() -> None:
-    from mae_lite.data.transforms import _posterize
+    from mae_lite.data.rand_augment import _posterize
 
     assert not np.asarray(_posterize(noise(4, 4), 0)).any()
     assert (np.asarray(_posterize(noise(4, 4), 3)) == np.asarray(noise(4, 4)) & 0xE0).all()

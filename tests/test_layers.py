@@ -170,6 +170,7 @@ HOMES = {
     },
     "image": {
         "mae_lite.data.images": "the guarded decoder",
+        "mae_lite.data.raster": "simplejpeg, for files whose header the guard has looked at",
         "mae_lite.data.torchvision_sets": "torchvision lists its sets, the guard opens their images",
     },
     "html": {"mae_lite.report.page": "the renderer, escaping on"},
@@ -186,9 +187,10 @@ HOMES = {
         "mae_lite.__main__": "SystemExit carries the exit code",
         "mae_lite.files": "BlockingIOError and OSError join the system's own, caught at once",
         "mae_lite.data.fetch": "EOFError joins those of the network libraries, caught at once",
-        "mae_lite.data.images": "OSError and ValueError join those of the image libraries, caught at once",
+        "mae_lite.data.images": "OSError joins those of the image libraries, caught at once",
+        "mae_lite.data.tiff": "ValueError joins those of the image libraries, caught at once",
         "mae_lite.data.parquet": "IndexError for a row beyond the files: a bug, not a user's fault",
-        "mae_lite.data.transforms": "ValueError joins timm's own, caught at once",
+        "mae_lite.data.rand_augment": "ValueError joins timm's own, caught at once",
     },
 }
 ALLOWED_RAISES = {
@@ -199,9 +201,10 @@ ALLOWED_RAISES = {
     "mae_lite.__main__": {"SystemExit"},
     "mae_lite.files": {"BlockingIOError", "OSError"},
     "mae_lite.data.fetch": {"EOFError"},
-    "mae_lite.data.images": {"OSError", "ValueError"},
+    "mae_lite.data.images": {"OSError"},
+    "mae_lite.data.tiff": {"ValueError"},
     "mae_lite.data.parquet": {"IndexError"},
-    "mae_lite.data.transforms": {"ValueError"},
+    "mae_lite.data.rand_augment": {"ValueError"},
 }
 ERRORS = {
     name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.MaeLiteError)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -22,6 +22,8 @@ from mae_lite.config import Recipe, Runtime
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import CheckpointError, ConfigError, DiskError
 from mae_lite.methods.mae import MaskedAutoencoder
+from mae_lite.report import repeat
+from mae_lite.report.read import read
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
 
@@ -327,6 +329,30 @@ def test_other_starting_weights_are_another_run(tmp_path: Path) -> None:
     trained(toy.mae(), tmp_path / "mae")
     with pytest.raises(ConfigError, match="init_sha256"):
         training.run(fine, toy.runtime(tmp_path / "fine", init=init))
+
+
+@pytest.mark.parametrize("begun", ["exact", "fast", None])
+def test_a_run_keeps_to_the_pixels_it_was_begun_with(begun: Literal["exact", "fast"] | None, tmp_path: Path) -> None:
+    """None: by a version that did not write it down, and had the exact way alone."""
+    recipe = toy.mae(encoder={"channels": 3}, augmentation={"mean": (0.5,) * 3, "std": (0.25,) * 3})
+    ways: dict[str, Any] = {"exact": {"pixels": "exact"}, "fast": {}}
+    own, other = ("fast", "exact") if begun == "fast" else ("exact", "fast")
+    training.run(recipe, toy.runtime(tmp_path, stop_after_steps=1, **ways[own]))
+    record = json.loads((tmp_path / "recipe.json").read_text())
+    assert record["pixels"] == json.loads((tmp_path / "provenance.json").read_text())["starts"][0]["pixels"] == own
+    if begun is None:
+        del record["pixels"]
+        (tmp_path / "recipe.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=f"(?s)pixels: '{own}' -> '{other}'.*Fix: repeat the saved settings"):
+        training.run(recipe, toy.runtime(tmp_path, **ways[other]))
+    assert training.run(recipe, toy.runtime(tmp_path, stop_after_steps=2, **ways[own])).step == 2
+    assert ("--pixels exact" in repeat.command(read(tmp_path))) == (own == "exact")
+
+
+def test_grey_images_have_one_way(tmp_path: Path) -> None:
+    training.run(toy.mae(), toy.runtime(tmp_path, stop_after_steps=1, pixels="fast"))
+    assert training.run(toy.mae(), toy.runtime(tmp_path, stop_after_steps=2, pixels="exact")).step == 2
+    assert "--pixels" not in repeat.command(read(tmp_path))
 
 
 def test_out_of_memory_is_explained_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,26 +1,13 @@
-"""What travels from the loader to the loop: samples, and batches of them."""
+"""What travels from the loader to the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mae_lite.data.bad_files import BadFile
-from mae_lite.data.transforms import Pixels
-
-
-class Sample(NamedTuple):
-    """An image that was read."""
-
-    position: int
-    """Where it is in the source."""
-    views: Sequence[Pixels]
-    """[C, H, H] each."""
-    local_views: Sequence[Pixels] = ()
-    """[C, S, S] each."""
 
 
 @dataclass(frozen=True)
@@ -43,3 +30,25 @@ class Batch:
         local = None if self.local_images is None else self.local_images.pin_memory()
         images, labels, ids = (tensor.pin_memory() for tensor in (self.images, self.labels, self.ids))
         return replace(self, images=images, labels=labels, ids=ids, local_images=local)
+
+
+def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...], std: tuple[float, ...]) -> Batch:
+    """Copy bytes to the device and normalise there: (x / 255 - mean) / std, float32.
+
+    Args:
+        batch: with uint8 images.
+        device: where to.
+        mean: [C] channel means of pixels in 0 to 1.
+        std: [C] channel deviations of pixels in 0 to 1.
+
+    Returns:
+        The batch on the device, with float32 images.
+    """
+    images, labels, ids = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.ids))
+    centre, spread = (torch.tensor(values).view(1, -1, 1, 1).to(device, non_blocking=True) for values in (mean, std))
+
+    def normalised(pixels: Tensor) -> Tensor:
+        return pixels.float().div_(255).sub_(centre).div_(spread)
+
+    local = None if batch.local_images is None else normalised(batch.local_images.to(device, non_blocking=True))
+    return Batch(normalised(images), labels, ids, batch.bad, local)

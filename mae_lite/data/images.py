@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import stat
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,11 +26,22 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from mae_lite.config import Reading
-from mae_lite.data.pixels import TURNS, UNDO, Picture, from_array, from_pillow, key_of_png, orientation, turned
+from mae_lite.data.pixels import (
+    UNDO,
+    Picture,
+    check_size,
+    from_array,
+    from_pillow,
+    key_of_png,
+    orientation,
+    too_large,
+)
+from mae_lite.data.raster import JPEG, Raster, Reduction, of_jpeg
 from mae_lite.data.sources import Encoded, Example
+from mae_lite.data.tiff import from_tiff
 from mae_lite.errors import DataError
 
 # An allow-list: Pillow's other readers are rarely used and have been the source of decompression bombs.
@@ -38,7 +49,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _NUMPY = b"\x93NUMPY"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _PLANAR = 258, 284  # TIFF tags
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", *_TIFF)
+_IMAGES = (JPEG, b"\x89PNG", b"GIF8", *_TIFF)
 _LOOKS_LIKE = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself (run: git lfs pull)",
     b"<!doctype html": "a web page",
@@ -48,9 +59,6 @@ _LOOKS_LIKE = {
     b"%pdf": "a PDF document",
     b"pk\x03\x04": "a zip archive",
 }
-
-
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong with a file is said once, by its error
 
 
 def decode(example: Example, channels: int, reading: Reading = Reading()) -> Picture:  # noqa: B008  # it is frozen
@@ -68,12 +76,56 @@ def decode(example: Example, channels: int, reading: Reading = Reading()) -> Pic
         DataError: when the file is missing, damaged, truncated, too large, too small, of an unknown kind, or has other
             channels; names the image.
     """
+    with _told(example):
+        return _decode(example.data, channels, reading, example.name)
+
+
+def decode_raster(
+    example: Example, channels: int, reading: Reading, reduction: Reduction | None = None
+) -> Picture | Raster:
+    """Decode one image, as an array where it is colour and plain: a JPEG file, or pixels of 8 bits.
+
+    Args:
+        example: as in :func:`decode`, which tells the same errors.
+        channels: as there.
+        reading: rules of conversion.
+        reduction: says how much smaller than it is a JPEG may be decoded; None for not at all.
+    """
+    data, name = example.data, example.name
+    with _told(example):
+        if channels == 3 and isinstance(data, np.ndarray):
+            if data.dtype == np.uint8 and data.ndim == 3 and data.shape[2] == 3:
+                check_size(data.shape[:2], reading, name)
+                return Raster(data, (data.shape[1], data.shape[0]))
+        elif channels == 3 and isinstance(data, bytes | Path):
+            head = _head(data, whole=JPEG)
+            if head.startswith(JPEG):
+                data = data if isinstance(data, bytes) else head
+                raster = _jpeg(data, reading, name, reduction)
+                if raster is not None:
+                    return raster
+        return _decode(data, channels, reading, name)
+
+
+def _jpeg(encoded: bytes, reading: Reading, name: str, reduction: Reduction | None) -> Raster | None:
+    """Return a plain JPEG; None for what must go the long way, where errors of the header are told, too."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+            check_size(image.size, reading, name)
+            return of_jpeg(encoded, image, reading, reduction)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+
+
+@contextmanager
+def _told(example: Example) -> Iterator[None]:
+    """Turn whatever is raised in decoding into a DataError that names the image."""
     data, name = example.data, example.name
     try:
         with warnings.catch_warnings():
-            # Sizes are checked below, and Pillow's other warnings (odd EXIF, odd TIFF tags) leave the pixels right.
+            # Sizes are checked, and Pillow's other warnings (odd EXIF, odd TIFF tags) leave the pixels right.
             warnings.simplefilter("ignore")
-            return _decode(data, channels, reading, name)
+            yield
     except (DataError, MemoryError):
         raise
     except Exception as error:  # damaged files make the libraries raise nearly anything: SyntaxError, struct.error, ...
@@ -90,21 +142,21 @@ def decode(example: Example, channels: int, reading: Reading = Reading()) -> Pic
 
 def _decode(data: Encoded, channels: int, reading: Reading, name: str) -> Picture:
     if isinstance(data, np.ndarray):
-        _check_size(data.shape[:2] if data.ndim > 1 else (1, data.size), reading, name)
+        check_size(data.shape[:2] if data.ndim > 1 else (1, data.size), reading, name)
         return from_array(data, channels, reading, name)
     if isinstance(data, Image.Image):
-        _check_size(data.size, reading, name)
+        check_size(data.size, reading, name)
         return from_pillow(data, channels, reading, name)
     head = _head(data)
     if head.startswith(_NUMPY):
         return from_array(_numpy(data, reading, name), channels, reading, name)
     if head.startswith(_TIFF) and channels not in (1, 3):
-        return _from_tiff(data, channels, reading, name)
+        return from_tiff(data, channels, reading, name)
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS) as image:
-            _check_size(image.size, reading, name)
+            check_size(image.size, reading, name)
             if _deep_planes(image):
-                return _from_tiff(data, channels, reading, name)
+                return from_tiff(data, channels, reading, name)
             if "transparency" in image.info and image.format == "PNG":
                 image.info["transparency"] = key_of_png(image.info["transparency"], head[24], image.mode)
             undo = _loaded(image)
@@ -112,11 +164,11 @@ def _decode(data: Encoded, channels: int, reading: Reading, name: str) -> Pictur
                 return from_pillow(image.transpose(undo), channels, reading, name)
             return from_pillow(image, channels, reading, name)
     except Image.DecompressionBombError as error:
-        raise _too_large(str(error), reading, name) from error
+        raise too_large(str(error), reading, name) from error
     except UnidentifiedImageError:
         if not head.startswith(_TIFF):
             raise
-    return _from_tiff(data, channels, reading, name)
+    return from_tiff(data, channels, reading, name)
 
 
 def _deep_planes(image: Image.Image) -> bool:
@@ -132,22 +184,16 @@ def _loaded(image: Image.Image) -> Image.Transpose | None:
     return None if turn is None else UNDO.get(turn, turn)
 
 
-def _from_tiff(data: bytes | Path, channels: int, reading: Reading, name: str) -> Picture:
-    """Read a TIFF by the reader that knows any number and depth of channels."""
-    pixels, turn, white_is_zero = _tiff(data, channels, reading, name)
-    picture = from_array(pixels, channels, reading, name)
-    if white_is_zero and isinstance(picture, Image.Image):
-        picture = ImageChops.invert(picture)
-    return turned(picture, turn if reading.turn_upright else None)
-
-
-def _head(data: bytes | Path) -> bytes:
+def _head(data: bytes | Path, whole: bytes | None = None) -> bytes:
+    """Return the first bytes of a file; all of a file on the disk that begins with ``whole``."""
     if isinstance(data, bytes):
         return data[:64]
     mode = data.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would be waited for without end; folders say it
         raise OSError(errno.EINVAL, "a pipe, socket or device, no file")
     with data.open("rb") as handle:
+        if whole is not None and handle.peek(len(whole)).startswith(whole):
+            return handle.read()
         return handle.read(64)
 
 
@@ -164,7 +210,7 @@ def _array_in(handle: BinaryIO, size: int, reading: Reading, name: str) -> npt.N
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, kind = header(handle)
     sides = sorted(shape, reverse=True)[:2] if len(shape) > 1 else [1, *shape, 1]
-    _check_size((sides[0], sides[1]), reading, name)
+    check_size((sides[0], sides[1]), reading, name)
     expected = handle.tell() + int(np.prod(shape, dtype=object)) * kind.itemsize
     if kind.hasobject or expected != size:
         raise DataError(
@@ -176,47 +222,6 @@ def _array_in(handle: BinaryIO, size: int, reading: Reading, name: str) -> npt.N
     handle.seek(0)
     array: npt.NDArray[Any] = np.load(handle, allow_pickle=False)
     return array
-
-
-def _tiff(
-    data: bytes | Path, channels: int, reading: Reading, name: str
-) -> tuple[npt.NDArray[Any], Image.Transpose | None, bool]:
-    """Return the channels of a TIFF that Pillow cannot read, how to turn them upright, and whether 0 is white."""
-    with tifffile.TiffFile(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
-        if not len(file.pages):
-            raise ValueError("its directory lies beyond its end")  # told by decode as what is wrong with the file
-        page: Any = file.pages[0]
-        _check_size((page.imagewidth, page.imagelength), reading, name)
-        turn = TURNS.get(int(page.tags.valueof(274, 1)))
-        white_is_zero = int(page.photometric) == 0 and page.samplesperpixel == 1
-        if page.ndim == 2 and len(file.pages) == channels:
-            pages: list[Any] = [file.pages[number].asarray() for number in range(channels)]
-            return np.stack(pages, axis=2), turn, white_is_zero
-        pixels: npt.NDArray[Any] = page.asarray()
-        if page.ndim == 3 and "S" in page.axes:
-            pixels = np.moveaxis(pixels, page.axes.index("S"), 2)
-        return pixels, turn, white_is_zero
-
-
-def _check_size(size: tuple[int, ...], reading: Reading, name: str) -> None:
-    if size[0] * size[1] > reading.max_pixels:
-        raise _too_large(f"{size[0]} x {size[1]} pixels", reading, name)
-    if min(size[:2]) < reading.smallest_side:
-        raise DataError(
-            f"image {name!r} is too small",
-            found=f"{size[0]} x {size[1]} pixels",
-            expected=f"sides of at least {reading.smallest_side} pixels (reading.smallest_side)",
-            fix="remove it from the data set, or have it enlarged with --reading.smallest-side 1",
-        )
-
-
-def _too_large(found: str, reading: Reading, name: str) -> DataError:
-    return DataError(
-        f"image {name!r} is too large to decode",
-        found=found,
-        expected=f"at most {reading.max_pixels:,} pixels",
-        fix="scale it down beforehand, remove it, or raise --reading.max-pixels",
-    )
 
 
 def _reason(data: Encoded, error: Exception) -> str:

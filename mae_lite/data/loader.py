@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import atexit
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mae_lite import draws
 from mae_lite.config import Reading
 from mae_lite.data import images
 from mae_lite.data.bad_files import BadFile, BadFiles, bad_file, none_left
-from mae_lite.data.batch import Batch, Sample
+from mae_lite.data.batch import Batch, to_device
 from mae_lite.data.pixels import Picture
 from mae_lite.data.plan import Indices, Key, Plan
+from mae_lite.data.raster import Raster, Reduction
 from mae_lite.data.sources import Source
-from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform, key_of_view
+from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform, Uniforms, key_of_view
 from mae_lite.data.workers import start_worker
 from mae_lite.errors import ConfigError, DataError, DiskError, MaeLiteError
 
@@ -62,48 +62,87 @@ class _Samples(Dataset["Batch | MaeLiteError"]):
         epoch, indices = key
         bad: list[BadFile] = []
         try:
-            found = list(self._samples(epoch, indices, bad))
+            if isinstance(self.transform, EvalTransform):
+                return self._evaluated(self.transform, indices, bad)
+            return self._augmented(self.transform, epoch, indices, bad)
         except MaeLiteError as error:
             return error
-        size = self.transform.image_size
-        return _collated(found, self.source.labels, (self.channels, size, size), tuple(bad))
 
-    def _samples(self, epoch: int, indices: Indices, bad: list[BadFile]) -> Iterator[Sample]:
-        """Yield each image; for a bad one another in training, none in evaluation."""
-        if isinstance(self.transform, EvalTransform):
-            for index in indices.tolist():
-                picture = self._picture(index, bad)
-                if picture is not None:
-                    yield Sample(index, [self.transform(picture)])
-            return
-        seed, views, local = self.seed, range(self.transform.views), self.transform.augmentation.views
-        keys = [key_of_view(seed, "augment", epoch, view=view) for view in views]
+    def _evaluated(self, transform: EvalTransform, indices: Indices, bad: list[BadFile]) -> Batch:
+        """Return the images that can be read."""
+        ids: list[int] = []
+        images = self._empty(len(indices), 1, transform.image_size)
+        for index in indices.tolist():
+            picture = self._picture(index, bad)
+            if picture is not None:
+                transform(picture, images[len(ids), 0])
+                ids.append(index)
+        return self._batch(images[: len(ids)], ids, bad, None)
+
+    def _augmented(self, transform: TrainTransform, epoch: int, indices: Indices, bad: list[BadFile]) -> Batch:
+        """Return views of as many images as asked for; for a bad one another."""
+        views, count, local = range(transform.views), transform.augmentation.views, transform.local
+        keys = [key_of_view(self.seed, "augment", epoch, view=view) for view in views]
         uniforms = np.stack([draws.uniform(key, indices, DRAWS) for key in keys], axis=1)  # [B, V, DRAWS]
-        for index, rows in zip(indices.tolist(), uniforms, strict=True):
-            chosen, picture = self._readable(epoch, index, bad)
-            # The draws of the place in the epoch, not of the image: one that stands in twice looks different each time.
-            places = [key_of_view(seed, "transform", epoch, index, view=view) for view in views]
-            made = [self.transform(picture, rows[view], places[view], view) for view in views]
-            yield Sample(chosen, made[:local], made[local:])
+        ids: list[int] = []
+        images = self._empty(len(indices), count, transform.image_size)
+        smaller = None if local is None else self._empty(len(indices), local.views, local.image_size)
+        for row, index in enumerate(indices.tolist()):
+            chosen, picture = self._readable(transform, epoch, index, uniforms[row], bad)
+            ids.append(chosen)
+            for view in views:
+                # The draws of the place in the epoch, not of the image: one that stands in twice looks different.
+                place = key_of_view(self.seed, "transform", epoch, index, view=view)
+                out = images[row, view] if view < count or smaller is None else smaller[row, view - count]
+                transform(picture, uniforms[row, view], place, view, out)
+        return self._batch(images, ids, bad, smaller)
 
-    def _readable(self, epoch: int, index: int, bad: list[BadFile]) -> tuple[int, Picture]:
+    def _empty(self, count: int, views: int, side: int) -> Pixels:
+        return np.empty((count, views, self.channels, side, side), np.uint8)
+
+    def _batch(self, images: Pixels, ids: list[int], bad: list[BadFile], local: Pixels | None) -> Batch:
+        """Return a batch of uint8 images [B, V, C, H, H]."""
+        positions = np.array(ids, dtype=np.int64)
+        return Batch(
+            torch.from_numpy(images[:, 0] if images.shape[1] == 1 else images),
+            torch.from_numpy(self.source.labels[positions]),
+            torch.from_numpy(positions),
+            tuple(bad),
+            None if local is None else torch.from_numpy(local),
+        )
+
+    def _readable(
+        self, transform: TrainTransform, epoch: int, index: int, u: Uniforms, bad: list[BadFile]
+    ) -> tuple[int, Picture | Raster]:
         """Return image ``index``, or another in its place that depends on seed, epoch and ``index`` alone."""
-        picture, chosen, before = self._picture(index, bad), index, len(bad)
+
+        def reduction(size: tuple[int, int]) -> int:
+            return transform.reduction(size, u)
+
+        picture, chosen, before = self._picture(index, bad, reduction), index, len(bad)
         for attempt in range(_REPLACEMENTS):
             if picture is not None:
                 return chosen, picture
             place = draws.key(self.seed, "replacement", epoch, index, attempt)
             chosen = int(float(draws.uniform(place, [0], 1)[0, 0]) * len(self.source))
-            picture = self._picture(chosen, bad)
+            picture = self._picture(chosen, bad, reduction)
         if picture is None:
             raise none_left(self.source.name, bad[max(0, before - 1) :])
         return chosen, picture
 
-    def _picture(self, index: int, bad: list[BadFile]) -> Picture | None:
+    @overload
+    def _picture(self, index: int, bad: list[BadFile]) -> Picture | None: ...
+
+    @overload
+    def _picture(self, index: int, bad: list[BadFile], reduction: Reduction) -> Picture | Raster | None: ...
+
+    def _picture(self, index: int, bad: list[BadFile], reduction: Reduction | None = None) -> Picture | Raster | None:
         name = f"{self.source.name} image {index}"
         try:
             example = self.source.example(index)
             name = example.name
+            if reduction is not None:
+                return images.decode_raster(example, self.channels, self.reading, reduction)
             return images.decode(example, self.channels, self.reading)
         except DataError as error:
             bad.append(bad_file(index, name, error))
@@ -249,50 +288,3 @@ def watched(batches: Iterable[Batch], bad_files: BadFiles) -> Iterator[Batch]:
 
 def _unchanged(item: Any) -> Any:
     return item
-
-
-def _collated(
-    samples: Sequence[Sample], labels: Indices, shape: tuple[int, int, int], bad: tuple[BadFile, ...]
-) -> Batch:
-    """Return a batch of uint8 images; without any, one of images of ``shape`` [C, H, H].
-
-    The samples have the same number of views each; ``labels`` [N] are those of the whole source.
-    """
-    ids = np.array([sample.position for sample in samples], dtype=np.int64)
-    images = _stacked([sample.views for sample in samples]) if samples else torch.empty(0, 1, *shape, dtype=torch.uint8)
-    local = [sample.local_views for sample in samples if sample.local_views]
-    return Batch(
-        images[:, 0] if images.shape[1] == 1 else images,
-        torch.from_numpy(labels[ids]),
-        torch.from_numpy(ids),
-        bad,
-        _stacked(local) if local else None,
-    )
-
-
-def _stacked(rows: Sequence[Sequence[Pixels]]) -> Tensor:
-    """Return the B rows of V views [C, H, H] as [B, V, C, H, H]."""
-    flat = np.stack([pixels for row in rows for pixels in row])
-    return torch.from_numpy(flat.reshape(len(rows), -1, *flat.shape[1:]))
-
-
-def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...], std: tuple[float, ...]) -> Batch:
-    """Copy bytes to the device and normalise there: (x / 255 - mean) / std, float32.
-
-    Args:
-        batch: with uint8 images.
-        device: where to.
-        mean: [C] channel means of pixels in 0 to 1.
-        std: [C] channel deviations of pixels in 0 to 1.
-
-    Returns:
-        The batch on the device, with float32 images.
-    """
-    images, labels, ids = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.ids))
-    centre, spread = (torch.tensor(values).view(1, -1, 1, 1).to(device, non_blocking=True) for values in (mean, std))
-
-    def normalised(pixels: Tensor) -> Tensor:
-        return pixels.float().div_(255).sub_(centre).div_(spread)
-
-    local = None if batch.local_images is None else normalised(batch.local_images.to(device, non_blocking=True))
-    return Batch(normalised(images), labels, ids, batch.bad, local)

@@ -157,6 +157,29 @@ def _other_channels(count: int, channels: int, name: str) -> DataError:
     )
 
 
+def check_size(size: tuple[int, ...], reading: Reading, name: str) -> None:
+    """Refuse an image of more pixels, or shorter sides, than allowed; raises DataError."""
+    if size[0] * size[1] > reading.max_pixels:
+        raise too_large(f"{size[0]} x {size[1]} pixels", reading, name)
+    if min(size[:2]) < reading.smallest_side:
+        raise DataError(
+            f"image {name!r} is too small",
+            found=f"{size[0]} x {size[1]} pixels",
+            expected=f"sides of at least {reading.smallest_side} pixels (reading.smallest_side)",
+            fix="remove it from the data set, or have it enlarged with --reading.smallest-side 1",
+        )
+
+
+def too_large(found: str, reading: Reading, name: str) -> DataError:
+    """Return the error of an image of too many pixels."""
+    return DataError(
+        f"image {name!r} is too large to decode",
+        found=found,
+        expected=f"at most {reading.max_pixels:,} pixels",
+        fix="scale it down beforehand, remove it, or raise --reading.max-pixels",
+    )
+
+
 def orientation(image: Image.Image) -> Image.Transpose | None:
     """Return how the EXIF block says to turn the image; None for not at all."""
     try:

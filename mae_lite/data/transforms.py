@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable
-from typing import cast
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mae_lite import draws
 from mae_lite.config import Augmentation
 from mae_lite.data import colours
 from mae_lite.data.pixels import Picture, planes
-from mae_lite.errors import ConfigError
+from mae_lite.data.rand_augment import rand_augment
+from mae_lite.data.raster import Box, Raster, resized, write_planes
 
 Pixels = npt.NDArray[np.uint8]
 Uniforms = npt.NDArray[np.float32]
-Box = tuple[int, int, int, int]
-"""Left, top, width, height in pixels."""
 
 DRAWS = 48 + colours.DRAWS
 """Uniform numbers in [0, 1) that :class:`TrainTransform` takes per view, at the fixed positions below."""
@@ -32,36 +29,47 @@ _COLOURS = slice(48, DRAWS)
 
 _ERASED_AREA = (0.02, 1 / 3)
 _ERASED_RATIO = (0.3, 1 / 0.3)
-_RAND_AUGMENT = re.compile(r"rand(-((m|n|mmax|inc)\d+|(mstd|p)(\d+(\.\d*)?)|t(weights|3aw?)))*")
+_WORTH_REDUCING = 1_000_000  # pixels; fewer take some milliseconds to decode
 _MAX_RESIZED = 50_000_000  # pixels; a strip of 10000 x 1 would grow beyond any memory
 
 
 class TrainTransform:
     """Random crop, jitter, blur, grey, flip, solarising, affine map, RandAugment and erasing, in this order."""
 
-    def __init__(self, augmentation: Augmentation, image_size: int, channels: int) -> None:
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        image_size: int,
+        channels: int,
+        rounding: Literal["exact", "fast"] = "exact",
+    ) -> None:
         """Prepare for square outputs.
 
         Args:
             augmentation: what to do and how strongly.
             image_size: side of the output, in pixels.
             channels: of the images.
+            rounding: "exact" resizes as Pillow does; "fast" resizes colour images as torch does, see ``raster``.
 
         Raises:
             ConfigError: when RandAugment is asked for other than colour images, or its string is wrong.
         """
         self.augmentation, self.image_size, self.channels = augmentation, image_size, channels
-        self.local = _local(augmentation, channels)
+        self.fast = rounding == "fast" and channels == 3
+        self.local = _local(augmentation, channels, rounding)
+        self._plain = _only_cropped(augmentation)
         self._rand_augment = None
         if augmentation.randaugment is not None:
-            self._rand_augment = _rand_augment(augmentation.randaugment, augmentation, image_size, channels)
+            self._rand_augment = rand_augment(augmentation.randaugment, augmentation, image_size, channels)
 
     @property
     def views(self) -> int:
         """How many views there are of an image, the local ones included."""
         return self.augmentation.views + (0 if self.local is None else self.local.views)
 
-    def __call__(self, picture: Picture, u: Uniforms, key: int, view: int = 0) -> Pixels:
+    def __call__(
+        self, picture: Picture | Raster, u: Uniforms, key: int, view: int = 0, out: Pixels | None = None
+    ) -> Pixels:
         """Make one view of an image; all its channels alike.
 
         Args:
@@ -69,40 +77,90 @@ class TrainTransform:
             u: [DRAWS] uniform numbers in [0, 1).
             key: key of this sample and view for what draws its own numbers (RandAugment, erasing).
             view: which view to make, from 0; the local ones come last.
+            out: [C, H, W], where to write it; None makes a new array.
 
         Returns:
             [C, H, W] uint8.
         """
         if self.local is not None and view >= self.augmentation.views:
-            return self.local(picture, u, key, view - self.augmentation.views)
-        parts = [self._moved(part, u, view) for part in planes(picture)]
-        if self._rand_augment is not None:
-            with draws.seeded_globals(key):
-                parts = [self._rand_augment(part) for part in parts]
-        pixels = _channels_first(parts)
+            return self.local(picture, u, key, view - self.augmentation.views, out)
+        if out is None:
+            out = np.empty((self.channels, self.image_size, self.image_size), np.uint8)
+        if self.fast and not isinstance(picture, tuple):
+            name = _resampling(self.augmentation.interpolation, float(u[_INTERPOLATION])).name.lower()
+            pixels = resized(picture, self._box(picture.size, u), self.image_size, name)
+            if self._plain:
+                write_planes(pixels, bool(u[_FLIP] < self.augmentation.flip), out)
+            else:
+                _write([self._changed(Image.fromarray(pixels), u, key, view)], out)
+        else:
+            whole = (Image.fromarray(picture.pixels),) if isinstance(picture, Raster) else planes(picture)
+            _write([self._changed(self._resized(part, u), u, key, view) for part in whole], out)
         if u[_ERASE] < self.augmentation.erasing:
-            erase(pixels, self.augmentation.mean, self.augmentation.std, draws.generator(key))
-        return pixels
+            erase(out, self.augmentation.mean, self.augmentation.std, draws.generator(key))
+        return out
 
-    def _moved(self, image: Image.Image, u: Uniforms, view: int) -> Image.Image:
-        """Crop, resize, recolour, flip and shift."""
-        augmentation, size = self.augmentation, self.image_size
-        if augmentation.crop_scale is not None:
-            left, top, width, height = crop_box(image.size, augmentation.crop_scale, augmentation.crop_ratio, u[_CROP])
+    def reduction(self, size: tuple[int, int], u: Uniforms) -> int:
+        """Say by how much an image may be made smaller when it is decoded: 1, 2, 4 or 8.
+
+        Args:
+            size: its width and height.
+            u: [V, DRAWS] uniform numbers of all views that are made of it.
+
+        Returns:
+            The largest that leaves the crop of each view at least twice as large as its output, so that the
+            resampling filter still decides; 1 for images so small that nothing is saved.
+        """
+        if not self.fast or size[0] * size[1] < _WORTH_REDUCING:
+            return 1
+        factor = 8
+        for view, row in enumerate(u):
+            own = self if self.local is None or view < self.augmentation.views else self.local
+            factor = min(factor, min(own._box(size, row)[2:]) // (2 * own.image_size))
+        return 1 << (max(factor, 1).bit_length() - 1)
+
+    def _box(self, size: tuple[int, int], u: Uniforms) -> Box:
+        if self.augmentation.crop_scale is None:
+            return 0, 0, *size
+        return crop_box(size, self.augmentation.crop_scale, self.augmentation.crop_ratio, u[_CROP])
+
+    def _resized(self, image: Image.Image, u: Uniforms) -> Image.Image:
+        """Crop and resize."""
+        side = self.image_size
+        left, top, width, height = self._box(image.size, u)
+        if (width, height) != image.size:
             image = image.crop((left, top, left + width, top + height))
-        if image.size != (size, size) or augmentation.crop_scale is not None:
-            image = image.resize((size, size), _resampling(augmentation.interpolation, float(u[_INTERPOLATION])))
+        if image.size != (side, side):
+            image = image.resize((side, side), _resampling(self.augmentation.interpolation, float(u[_INTERPOLATION])))
+        return image
+
+    def _changed(self, image: Image.Image, u: Uniforms, key: int, view: int) -> Image.Image:
+        """Recolour, flip, shift and augment."""
+        augmentation = self.augmentation
         image = colours.recoloured(image, augmentation, u[_COLOURS], view)
         if u[_FLIP] < augmentation.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         image = colours.solarised(image, augmentation, u[_COLOURS], view)
-        moves = (augmentation.rotate_degrees, augmentation.shear_degrees, augmentation.translate)
-        if any(moves) or augmentation.zoom != (1.0, 1.0):
+        if _moves(augmentation):
             image = _affine(image, augmentation, u)
+        if self._rand_augment is not None:
+            with draws.seeded_globals(key):
+                image = self._rand_augment(image)
         return image
 
 
-def _local(augmentation: Augmentation, channels: int) -> TrainTransform | None:
+def _moves(augmentation: Augmentation) -> bool:
+    moves = (augmentation.rotate_degrees, augmentation.shear_degrees, augmentation.translate)
+    return any(moves) or augmentation.zoom != (1.0, 1.0)
+
+
+def _only_cropped(augmentation: Augmentation) -> bool:
+    """Say whether nothing but cropping, resizing, flipping and erasing is asked for."""
+    colour = (augmentation.jitter is not None, augmentation.grey, *augmentation.blur, *augmentation.solarise)
+    return not (any(colour) or _moves(augmentation) or augmentation.randaugment is not None)
+
+
+def _local(augmentation: Augmentation, channels: int, rounding: Literal["exact", "fast"]) -> TrainTransform | None:
     """Return what makes the local views, which differ from the others in size, crop, blur and solarising alone."""
     if augmentation.local_views is None or augmentation.local_size is None:
         return None
@@ -113,7 +171,7 @@ def _local(augmentation: Augmentation, channels: int) -> TrainTransform | None:
         "solarise": augmentation.solarise[-1:],
         **dict.fromkeys(("local_views", "local_size", "local_scale")),
     }
-    return TrainTransform(Augmentation(**dict(augmentation) | own), augmentation.local_size, channels)
+    return TrainTransform(Augmentation(**dict(augmentation) | own), augmentation.local_size, channels, rounding)
 
 
 class EvalTransform:
@@ -124,9 +182,12 @@ class EvalTransform:
         self.image_size, self.channels = image_size, channels
         self.short_side = round(image_size / augmentation.eval_crop)
 
-    def __call__(self, picture: Picture) -> Pixels:
-        """Return the centre of an image of any size as [C, H, W] uint8."""
-        return _channels_first([self._centre(part) for part in planes(picture)])
+    def __call__(self, picture: Picture, out: Pixels | None = None) -> Pixels:
+        """Return the centre of an image of any size as [C, H, W] uint8, written to ``out`` if that is given."""
+        if out is None:
+            out = np.empty((self.channels, self.image_size, self.image_size), np.uint8)
+        _write([self._centre(part) for part in planes(picture)], out)
+        return out
 
     def _centre(self, image: Image.Image) -> Image.Image:
         size, (width, height) = self.image_size, image.size
@@ -225,50 +286,10 @@ def _affine(image: Image.Image, augmentation: Augmentation, u: Uniforms) -> Imag
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
-def _rand_augment(
-    text: str, augmentation: Augmentation, image_size: int, channels: int
-) -> Callable[[Image.Image], Image.Image]:
-    if channels != 3:
-        raise ConfigError(
-            "augmentation.randaugment",
-            found=f"{text!r} with encoder.channels {channels}",
-            expected="3 channels, because its colour operations need them",
-            fix="--augmentation.randaugment None",
-        )
-    from timm.data.auto_augment import rand_augment_transform  # importing timm takes seconds
-
-    settings: dict[str, object] = {
-        "translate_const": int(image_size * 0.45),
-        "img_mean": tuple(min(255, round(255 * value)) for value in augmentation.mean),
-    }
-    if augmentation.interpolation != "random":  # timm picks one per operation unless told otherwise
-        settings["interpolation"] = _resampling(augmentation.interpolation, 0.0)
-    try:
-        # timm passes over sections it cannot read, so that a slip of the pen would go unnoticed.
-        if not _RAND_AUGMENT.fullmatch(text):
-            raise ValueError(text)
-        transform = rand_augment_transform(text, settings)
-    except (AssertionError, KeyError, ValueError) as error:
-        raise ConfigError(
-            "augmentation.randaugment",
-            found=repr(text),
-            expected='a string that timm understands, such as "rand-m9-mstd0.5-inc1"',
-            fix="--augmentation.randaugment rand-m9-mstd0.5-inc1",
-        ) from error
-    for operation in transform.ops:
-        if operation.name.startswith("Posterize"):
-            operation.aug_fn = _posterize
-    return cast("Callable[[Image.Image], Image.Image]", transform)
-
-
-def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    # At its strongest level timm asks for 0 bits and means black; Pillow 13 raises instead.
-    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
-
-
-def _channels_first(parts: list[Image.Image]) -> Pixels:
-    """Return one grey or colour image, or the channels of another, as [C, H, W]; always a copy that may be written."""
-    if len(parts) > 1:
-        return np.stack([np.asarray(part) for part in parts])
-    pixels: Pixels = np.asarray(parts[0])
-    return pixels[None].copy() if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy()
+def _write(parts: list[Image.Image], out: Pixels) -> None:
+    """Write one grey or colour image, or the channels of another, to ``out`` [C, H, W]."""
+    if len(parts) == 1 and parts[0].mode == "RGB":
+        out[:] = np.asarray(parts[0]).transpose(2, 0, 1)
+    else:
+        for channel, part in zip(out, parts, strict=True):
+            channel[:] = np.asarray(part)

@@ -32,6 +32,8 @@ class Run:
     val_data: str | None
     init: str | None
     teacher: str | None
+    pixels: str
+    """How its images were made ready: "exact", the only way there was at first, or "fast"."""
     pretraining: str
     """What the weights started from: "mae", "scratch", ...; for a pre-training run its own method."""
     start: str
@@ -175,6 +177,7 @@ def read(folder: Path) -> Run:
         val_data=None if record.get("val_data") is None else str(record["val_data"]),
         init=None if init is None else str(init),
         teacher=None if record.get("teacher") is None else str(record["teacher"]),
+        pixels=str(record.get("pixels", "exact")),
         pretraining=_pretraining(folder, raw, init),
         start=_start(folder, init, record),
         status=_object(folder / "status.json", problems),

@@ -39,6 +39,8 @@ def command(run: Run) -> str:
         words += ["--init", run.init]
     if run.teacher is not None:
         words += ["--teacher", run.teacher]
+    if run.pixels == "exact" and run.recipe is not None and run.recipe.encoder.channels == 3:
+        words += ["--pixels", "exact"]
     for setting, _, value in differences(run):
         words += [f"--{setting.replace('_', '-')}", *_as_words(value)]
     return shlex.join([*words, "--out", f"{run.folder}-again"])
