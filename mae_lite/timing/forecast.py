@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ import torch
 from mae_lite import advice, config, costs, inputs
 from mae_lite.data.sources import at_hand, usable_cpus
 from mae_lite.engine.optim import LearningRate
-from mae_lite.engine.ranks import peak_memory_mb
+from mae_lite.engine.ranks import free_memory_bytes, peak_memory_mb
 from mae_lite.timing import rates
 
 PACK_SIDE = 256
@@ -85,11 +83,7 @@ def _available_mb(device: torch.device) -> float:
     """Return the memory that a run could have: the whole GPU's, or what this machine has free beside this process."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / 1e6
-    try:
-        free = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-        return int(free.split()[1]) / 1e3 + peak_memory_mb(device)
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
+    return free_memory_bytes(device) / 1e6 + peak_memory_mb(device)
 
 
 def as_text(found: dict[str, Any]) -> str:
