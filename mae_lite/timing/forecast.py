@@ -35,7 +35,8 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     order = inputs.plan(recipe, runtime, setting.job.fabric, len(setting.source))
     updates = LearningRate.of(recipe, order.steps_per_epoch).total_steps
     images = updates * order.global_batch_size
-    apart = setting.device.type != "cpu"
+    resident, gpu = setting.job.loading == "resident", setting.device.type != "cpu"
+    apart = gpu and not resident  # reading and learning have processors of their own
     rate = min(reading, step) if apart else 1 / (1 / reading + 1 / step)
     per_image = max(memory - few, 0.0) / max(setting.batch - small.batch, 1)
     available = _available_mb(setting.device)
@@ -43,7 +44,7 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     return {
         "recipe": recipe.name,
         "data": setting.source.describe(),
-        "device": torch.cuda.get_device_name(setting.device) if apart else "cpu",
+        "device": torch.cuda.get_device_name(setting.device) if gpu else "cpu",
         "updates": updates,
         "global_batch_size": order.global_batch_size,
         "images": images,
@@ -61,7 +62,9 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
         "workers": setting.workers,
         "workers_that_keep_up": math.ceil(step / (reading / max(setting.workers, 1))),
         "cpus": usable_cpus(),
-        "advice": advice.when_starved(
+        "advice": ""
+        if resident
+        else advice.when_starved(
             1 - rate / step,
             packed=at_hand(setting.source),
             workers=setting.workers,
