@@ -134,6 +134,15 @@ def test_workers_decode_the_same() -> None:
     assert (alone.images[good].permute(0, 2, 3, 1).numpy() == Pictures().pixels[good]).all()
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_device_is_never_waited_for(name: str) -> None:
+    held = Resident(Pictures(BAD), CPU, channels=3, limit_bytes=10**9)
+    # Tensors of this device have no values: whatever would read one back raises.
+    held.images, held.labels = held.images.to("meta"), held.labels.to("meta")
+    for batch in held.batches(BatchTransform(augmentation(name), SIDE, 3), plan(), 0, 3):
+        assert {value.device.type for value in tensors(batch).values()} == {"meta"}
+
+
 def test_nearly_all_bad_is_an_error() -> None:
     with pytest.raises(DataError, match=r"(?s)nearly all images of 'pictures' seem unusable.*'picture 0'"):
         Resident(Pictures(tuple(range(30))), CPU, channels=3, limit_bytes=10**9)
