@@ -15,6 +15,7 @@ _WHERE = {
     "Recipe": ("mae_lite.config", "Recipe"),
     "Runtime": ("mae_lite.config", "Runtime"),
     "from_dataset": ("mae_lite.data.sources", "Objects"),
+    "index_shards": ("mae_lite.data.published_index", "publish"),
     "open_source": ("mae_lite.data.opening", "open_source"),
     "run": ("mae_lite.training", "run"),
     "evaluate": ("mae_lite.evaluation.classifier", "evaluate_run"),

@@ -1047,6 +1047,9 @@ class Runtime(Config):
     """Devices on this machine."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device."""
+    compiled: bool = False
+    """Compile the training step with torch.compile, which takes a minute or so and changes rounding; a run that is
+    continued stays the same run, bit for bit, with the same choice."""
     tensorboard: bool = True
     """Write TensorBoard event files beside metrics.jsonl."""
     progress: bool = True

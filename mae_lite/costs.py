@@ -171,9 +171,11 @@ def _logits(tokens: int, width: int) -> float:
 
 
 def _decode(encoder: config.Encoder, method: config.Masking, kept: int) -> float:
-    width, values = method.decoder_width, method.values(encoder)
-    maps = 2 * (kept + 1) * encoder.width * width + 2 * (encoder.patches - kept) * width * values
-    return maps + _blocks(method.decoder_depth, encoder.patches + 1, width)
+    """Count the decoder, whose last block makes queries and all that follows for hidden patches only."""
+    width, tokens, hidden = method.decoder_width, encoder.patches + 1, encoder.patches - kept
+    maps = 2 * (kept + 1) * encoder.width * width + 2 * hidden * width * method.values(encoder)
+    last = 4 * tokens * width**2 + 20 * hidden * width**2 + 4 * hidden * tokens * width
+    return maps + _blocks(method.decoder_depth - 1, tokens, width) + last
 
 
 def _blocks(depth: int, tokens: int, width: int) -> float:

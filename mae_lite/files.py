@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 from mae_lite.errors import CheckpointError, DiskError
 
@@ -33,7 +33,8 @@ class Disk:
         """Create ``path`` with ``data`` and flush it to the device."""
         with path.open("wb") as handle:
             handle.write(data)
-            _flush(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
 
     def append(self, path: Path, data: bytes) -> None:
         """Append ``data`` to ``path``, in one write; not flushed to the device."""
@@ -57,6 +58,10 @@ class Disk:
         """Create a folder and its parents."""
         path.mkdir(parents=True, exist_ok=True)
 
+    def touch(self, path: Path) -> None:
+        """Set the time of change of ``path`` to now."""
+        os.utime(path)
+
     def remove(self, path: Path) -> None:
         """Delete a file, or a folder with all it holds."""
         if path.is_dir() and not path.is_symlink():
@@ -66,11 +71,6 @@ class Disk:
 
 
 disk = Disk()
-
-
-def _flush(handle: BinaryIO) -> None:
-    handle.flush()
-    os.fsync(handle.fileno())
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mae_lite.data.plan import Plan
 from mae_lite.data.sources import Source, subset, usable_cpus
 from mae_lite.data.splits import aligned, few_labels, stratified_split
 from mae_lite.data.transforms import EvalTransform, TrainTransform
+from mae_lite.data.windows import Windows
 from mae_lite.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
@@ -112,7 +113,9 @@ def _nothing_held_out(recipe: config.Recipe, runtime: config.Runtime, images: in
     )
 
 
-def plan(recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, samples: int) -> Plan:
+def plan(
+    recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, samples: int, windows: Windows | None = None
+) -> Plan:
     """Divide the updates over ranks and micro-batches.
 
     Raises:
@@ -149,6 +152,7 @@ def plan(recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, samples
         seed=recipe.seed,
         ranks=fabric.world_size,
         rank=fabric.global_rank,
+        windows=windows,
     )
 
 

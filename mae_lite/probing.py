@@ -57,6 +57,11 @@ def pictured(images: int, seed: int) -> Indices:
     return np.sort(draws.permutation(draws.key(seed, "previews"), images)[:_PICTURES])
 
 
+def _near(train: Source, images: int, seed: int) -> Source:
+    """Return the images to choose ``images`` from: all, or where they lie in many far shards, those of a few."""
+    return train if train.windows is None else subset(train, train.windows.few(seed, images))
+
+
 def _validation(job: Job, source: Source) -> Probe:
     recipe, fabric = job.recipe, job.fabric
     augmentation = recipe.augmentation
@@ -74,6 +79,7 @@ def _validation(job: Job, source: Source) -> Probe:
 
 def _feature_probe(job: Job, train: Source) -> online.FeatureProbe:
     recipe, fabric = job.recipe, job.fabric
+    train = _near(train, job.runtime.probe_images, recipe.seed)
     chosen = online.choose(train.labels, job.runtime.probe_images, recipe.seed)
     if fabric.is_global_zero:
         online.announce(chosen)
@@ -86,6 +92,7 @@ def _feature_probe(job: Job, train: Source) -> online.FeatureProbe:
 
 
 def _previews(job: Job, train: Source) -> Previews:
+    train = _near(train, _PICTURES, job.recipe.seed)
     source = subset(train, pictured(len(train), job.recipe.seed))
     method: Any = job.ema.module if job.ema is not None else job.method
     return Previews(method, job.recipe, job.folder, partial(inputs.in_order, job.recipe, job.runtime, source, None))

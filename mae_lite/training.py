@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
 from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import DiskError
+from mae_lite.errors import ConfigError, DiskError
 from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods.base import Method
@@ -138,7 +139,7 @@ def assemble(
     teacher: Teacher | None,
 ) -> tuple[loop.Job, Progress]:
     """Build the parts of a run and put the newest checkpoint, or the starting weights, into them."""
-    plan = inputs.plan(recipe, runtime, fabric, len(train))
+    plan = inputs.plan(recipe, runtime, fabric, len(train), train.windows)
     method = methods.build(recipe, len(train.classes or ()))
     if isinstance(method, Taught):
         method.teacher = teacher
@@ -147,7 +148,7 @@ def assemble(
         load_initial(method, recipe, runtime.init)
     ema = _average(method, recipe, fabric.device)
     plain = build_optimizer(method, recipe)
-    wrapped, optimizer = fabric.setup(method, plain)
+    wrapped, optimizer = fabric.setup(_compiled(method) if runtime.compiled else method, plain)
     progress = Progress() if found is None else checkpoint.restore(found[1], method, plain, ema)
     begun = None if found is None else rundir.last_start(folder).get("loading", "workers")
     way, batches = loading.reader(recipe, runtime, train, plan, fabric, folder, begun)
@@ -168,6 +169,19 @@ def assemble(
         ema=ema,
     )
     return job, progress
+
+
+def _compiled(method: Method) -> Any:
+    """Return the method for training; ``method`` itself, with the same parameters, stays as it is for all else."""
+    compilers = [name for name in (os.environ.get("CXX", ""), "g++", "clang++") if name]
+    if not any(Path(folder, name).is_file() for folder in os.get_exec_path() for name in compilers):
+        raise ConfigError(
+            "compiled",
+            found=f"none of the C++ compilers {', '.join(compilers)}",
+            expected="one that torch.compile can use",
+            fix="install g++, or drop --compiled",
+        )
+    return torch.compile(method, dynamic=False)
 
 
 def _watch(job: loop.Job, train: Source) -> Starving | None:

@@ -1,4 +1,4 @@
-"""The GPU benchmarks on a CPU with tiny sizes: that they run and write what they say, not how fast."""
+"""The benchmarks on a CPU with tiny sizes: that they run and write what they say, not how fast."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from mae_lite import config, recipes
@@ -259,3 +260,46 @@ def test_queue_skips_what_is_done_and_goes_on_after_a_failure(tmp_path: Path) ->
     assert fourth.returncode == 1
     assert "done: 1\n  end_to_end\n" in fourth.stdout
     assert "failed: 1\n  cifar_scratch (exit code 1)" in fourth.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc")
+def test_cpu_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark, out = module("steps", monkeypatch), tmp_path / "steps.json"
+    monkeypatch.setattr(benchmark, "MAKERS", {name: benchmark.MAKERS[name] for name in ("mae_lite", "LightlySSL MAE")})
+    monkeypatch.setattr(benchmark, "NEEDS", {"LightlySSL MAE": "no_such_package"})
+    words = ["--tiny", "--batch", "4", "--threads", "1", "--rounds", "3", "--updates", "1", "--out", str(out)]
+    threads = torch.get_num_threads()
+    try:
+        benchmark.main(words)
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads(out.read_text())
+    assert found["skipped"] == {"LightlySSL MAE": "no_such_package is not installed"}
+    assert len(found["rounds"]["mae_lite"]) == 3
+    limit = found["matrix_gflops_per_second"] / found["step_gflops_per_image"]
+    assert 0 < found["share_of_limit"] < 1
+    assert found["share_of_limit"] == pytest.approx(found["images_per_second"]["mae_lite"] / limit, rel=0.9)
+    assert 0 < found["memory_mb"]["mae_lite"] < 100
+    assert sum(found["profile"]["shares"].values()) == pytest.approx(1)
+    assert all(
+        found["profile"]["shares"][name] > 0 for name in module("step_profile", monkeypatch).GROUPS if name != "AdamW"
+    )
+    assert found["hardware"]["threads"] == 1
+
+
+def test_ratios_of_steps_are_those_of_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {"mae_lite": [10.0, 30.0, 50.0], "other": [5.0, 20.0, 50.0]}
+    found = module("steps", monkeypatch).summary(speeds, [100e9, 200e9, 400e9], 2.0)
+    assert found["ours_over"] == {"other": 1.5}
+    assert found["images_per_second"] == {"mae_lite": 30.0, "other": 20.0}
+    assert found["share_of_limit"] == pytest.approx(0.25)  # of 0.2, 0.3 and 0.25
+
+
+@pytest.mark.slow
+def test_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "ranks.json"
+    words = ["--tiny", "--batch", "4", "--rounds", "1", "--updates", "2", "--out", str(out)]
+    module("ranks", monkeypatch).main(words)
+    found = json.loads(out.read_text())
+    assert found["two_over_one"] == pytest.approx(found["rounds"][0][1] / found["rounds"][0][0])
+    assert found["batch_of_each_process"] == 4

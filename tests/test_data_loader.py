@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -150,7 +151,7 @@ def test_each_sample_at_most_once_per_epoch(samples: int, batch: int, seed: int)
     ],
 )
 def test_impossible_plans(change: dict[str, int], words: tuple[str, ...]) -> None:
-    values = {"samples": 100, "global_batch_size": 24, "micro_batch_size": 24, "seed": 0, **change}
+    values: dict[str, Any] = {"samples": 100, "global_batch_size": 24, "micro_batch_size": 24, "seed": 0, **change}
     with pytest.raises(ConfigError) as caught:
         Plan(**values)
     assert caught.value.exit_code == 2

@@ -25,7 +25,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 # The law (DESIGN.md, Layers), lowest first. A line is a layer; what stands further left on it lies lower. A name
 # covers its sub-modules, which may import each other.
 LAYERS = (
-    (("mae_lite",), ("errors",), ("config", "files", "draws"), ("overrides", "costs")),  # L0
+    (("mae_lite",), ("errors",), ("config", "files", "draws"), ("overrides", "costs", "locks")),  # L0
     (("recipes", "rundir", "figures", "display", "tensorboard", "advice"),),  # L1
     (("data", "models", "measuring"),),
     (("methods",),),
@@ -157,6 +157,9 @@ HOMES = {
         "mae_lite.files": "the writer",
         "mae_lite.tensorboard": "SummaryWriter streams its own event files",
         "mae_lite.data.arrow_cache": "pyarrow writes inside files.published_file",
+        "mae_lite.data.fetch": "downloads stream inside files.published_file",
+        "mae_lite.data.shard_cache": "claims room with an empty file inside files.published_file",
+        "mae_lite.locks": "makes the empty files that it locks",
         "mae_lite.data.cache": "pyarrow writes inside files.published_file",
         "mae_lite.data.shard_index": "tarfile opens in mode 'r:' only",
         "mae_lite.cli": "os.open of /dev/null for a closed pipe",
@@ -171,7 +174,10 @@ HOMES = {
         "mae_lite.data.torchvision_sets": "torchvision lists its sets, the guard opens their images",
     },
     "html": {"mae_lite.report.page": "the renderer, escaping on"},
-    "url": {"mae_lite.report.watch": "a server for this machine alone; nothing is fetched"},
+    "url": {
+        "mae_lite.data.fetch": "the fetcher",
+        "mae_lite.report.watch": "a server for this machine alone; nothing is fetched",
+    },
     "hidden": {"mae_lite": "public names on first use"},
     "raise": {
         "mae_lite": "AttributeError is what __getattr__ owes Python",
@@ -180,6 +186,7 @@ HOMES = {
         "mae_lite.demo": "KeyboardInterrupt is what SIGTERM becomes there",
         "mae_lite.__main__": "SystemExit carries the exit code",
         "mae_lite.files": "BlockingIOError and OSError join the system's own, caught at once",
+        "mae_lite.data.fetch": "EOFError joins those of the network libraries, caught at once",
         "mae_lite.data.images": "OSError joins those of the image libraries, caught at once",
         "mae_lite.data.tiff": "ValueError joins those of the image libraries, caught at once",
         "mae_lite.data.parquet": "IndexError for a row beyond the files: a bug, not a user's fault",
@@ -193,6 +200,7 @@ ALLOWED_RAISES = {
     "mae_lite.demo": {"KeyboardInterrupt"},
     "mae_lite.__main__": {"SystemExit"},
     "mae_lite.files": {"BlockingIOError", "OSError"},
+    "mae_lite.data.fetch": {"EOFError"},
     "mae_lite.data.images": {"OSError"},
     "mae_lite.data.tiff": {"ValueError"},
     "mae_lite.data.parquet": {"IndexError"},

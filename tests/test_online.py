@@ -329,7 +329,7 @@ def test_a_run_without_checkpoint_starts_with_clean_rows_and_previews(tmp_path: 
 
 
 def _timeless(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in ("seconds", "images_per_second")}
+    return {key: value for key, value in row.items() if key not in toy.TIMES}
 
 
 # Features

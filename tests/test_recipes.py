@@ -351,7 +351,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "scratch-small": {**SCRATCH, "encoder.width": 384},
     "supervised-small": {**SCRATCH, "encoder.width": 384},
     "finetune-improved-mocov3": {**IMPROVED, "layer_decay": 0.75},
+    "finetune-improved-100": {**IMPROVED, "epochs": 100},
     "finetune-improved-small": {**IMPROVED, "encoder.width": 384, "layer_decay": 0.75},
+    "finetune-improved-small-mocov3": {
+        **IMPROVED,
+        "encoder.width": 384,
+        "encoder.num_heads": 6,
+        "layer_decay": 0.75,
+    },
     "finetune-improved-rpe": {**IMPROVED, "method.relative_positions": True, "epochs": 1000},
     "transfer-cifar100": {
         **{name: value for name, value in IMPROVED.items() if not name.startswith("optimizer.")},

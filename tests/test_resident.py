@@ -61,7 +61,7 @@ def augmentation(name: str) -> Augmentation:
 
 
 def plan(**changes: int) -> Plan:
-    settings = {"samples": 30, "global_batch_size": 12, "micro_batch_size": 12, "seed": 5}
+    settings: dict[str, Any] = {"samples": 30, "global_batch_size": 12, "micro_batch_size": 12, "seed": 5}
     return Plan(**settings | changes)
 
 

@@ -135,6 +135,35 @@ def test_two_processes_equal_one(tmp_path: Path, kind: str) -> None:
     assert [path.name for path in sorted(two.glob("previews/*"))] == [p.name for p in sorted(one.glob("previews/*"))]
 
 
+@pytest.mark.slow
+def test_a_compiled_run_is_the_run_up_to_rounding_and_resumes_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    genuine = torch.compile
+
+    def noted(model: Any, **settings: Any) -> Any:
+        seen.append(settings)
+        return genuine(model, **settings)
+
+    monkeypatch.setattr(torch, "compile", noted)
+    recipe = toy.mae(**SGD)
+    plain, whole = trained(recipe, tmp_path / "plain"), trained(recipe, tmp_path / "whole", compiled=True)
+    assert losses(whole) == pytest.approx(losses(plain), rel=1e-5)
+    assert furthest(tensors(whole), tensors(plain)) < 1e-4
+    trained(recipe, tmp_path / "parts", compiled=True, stop_after_steps=3)
+    parts = trained(recipe, tmp_path / "parts", compiled=True)
+    assert furthest(tensors(parts), tensors(whole)) == 0
+    assert len(seen) >= 3  # Fabric compiles what it has wrapped once more
+    assert all(settings == {"dynamic": False} for settings in seen)
+
+
+def test_compiling_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"none of the C\+\+ compilers.*\n?.*Fix: install g\+\+"):
+        trained(toy.mae(), tmp_path / "run", compiled=True)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_finishes_the_step_saves_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals

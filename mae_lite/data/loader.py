@@ -49,9 +49,10 @@ class _Keys:
     plan: Plan
     start: int
     stop: int
+    source: Source
 
     def __iter__(self) -> Iterator[Key]:
-        return self.plan.keys(self.start, self.stop)
+        return self.plan.announced_keys(self.start, self.stop, self.source.expect)
 
     def __len__(self) -> int:
         return max(self.stop - self.start, 0) * self.plan.micro_batches
@@ -128,13 +129,10 @@ class _Samples(Dataset["Batch | MaeLiteError"]):
         self, transform: TrainTransform, epoch: int, index: int, u: Uniforms, bad: list[BadFile]
     ) -> tuple[int, Picture | Raster]:
         """Return an image, or another in its place; ``u`` [V, DRAWS] are its draws."""
-
-        def reduction(size: tuple[int, int]) -> int:
-            return transform.reduction(size, u)
-
         before = len(bad)
         found: tuple[int, Picture | Raster] | None = first_readable(
-            lambda chosen: self._picture(chosen, bad, reduction), index, len(self.source), self.seed, epoch
+            lambda chosen: self._picture(chosen, bad, lambda size: transform.reduction(size, u)),
+            *(index, len(self.source), self.seed, epoch),
         )
         if found is None:
             raise none_left(self.source.name, bad[before:])
@@ -185,7 +183,7 @@ class Loader:
 
         Raises:
             DataError: when no image that can be read was found to replace a bad one; the same as in the worker.
-            DiskError: when a worker process died.
+            DiskError: when a worker process died, or a shard can no longer be fetched.
         """
         batches = _checked(iter(self._loader))
         # A pass still open when the program ends must let go of its workers before PyTorch waits for them.
@@ -258,7 +256,7 @@ def training_loader(
             fix="make the plan from the source that is loaded",
         )
     samples = _Samples(source, reading, channels, transform, plan.seed)
-    return Loader(samples, _Keys(plan, start_step, stop_step), workers, pin_memory)
+    return Loader(samples, _Keys(plan, start_step, stop_step, source), workers, pin_memory)
 
 
 def evaluation_loader(

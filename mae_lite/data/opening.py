@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from mae_lite.data.fetch import is_url
 from mae_lite.data.sources import Source, Split, some
 from mae_lite.data.splits import split_of
 from mae_lite.errors import ConfigError, DataError, SplitError, nearest
@@ -116,6 +117,10 @@ def _open(spec: str, request: _Request, split: Split, strict: bool, allow_empty:
             from mae_lite.data.hub import HubSet
 
             return HubSet(place, split, spec, part=part, strict=strict)
+        case "shards" if is_url(place):
+            from mae_lite.data.remote_shards import RemoteShards
+
+            return RemoteShards(place, spec)
         case "shards":
             from mae_lite.data.shards import Shards
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from mae_lite import draws
+from mae_lite.data.windows import Windows
 from mae_lite.errors import ConfigError
 
 Indices = npt.NDArray[np.int64]
@@ -20,7 +21,8 @@ Key = tuple[int, Indices]
 class Plan:
     """Which samples make up which update.
 
-    Each epoch is a permutation of all samples, cut into global batches; what is left at its end is dropped.
+    Each epoch is a permutation of all samples, or of those of one window after the other, cut into global batches; what
+    is left at its end is dropped.
     A global batch is divided over the ranks, and each rank's part into micro-batches, as contiguous rows.
     """
 
@@ -36,6 +38,8 @@ class Plan:
     """Number of processes that train together."""
     rank: int = 0
     """Which one this is."""
+    windows: Windows | None = field(default=None, compare=False)
+    """Which samples an epoch keeps together; None mixes all."""
 
     def __post_init__(self) -> None:
         """Raise a ConfigError when the numbers do not fit together."""
@@ -88,7 +92,8 @@ class Plan:
 
     def order(self, epoch: int) -> Indices:
         """Return the order of all samples in an epoch, [samples]."""
-        return draws.permutation(draws.key(self.seed, "order", epoch), self.samples)
+        order = draws.permutation(draws.key(self.seed, "order", epoch), self.samples)
+        return order if self.windows is None else self.windows.arranged(order, self.seed, epoch)
 
     def rows(self, step: int) -> Indices:
         """Return the samples of the global batch of an update, [global_batch_size]."""
@@ -112,3 +117,34 @@ class Plan:
                 rows = self.micro_rows(micro)
                 start = position * self.global_batch_size
                 yield epoch, order[start + rows.start : start + rows.stop]
+
+    def announced_keys(self, start_step: int, stop_step: int, expect: Callable[[list[int]], None]) -> Iterator[Key]:
+        """Yield what :meth:`keys` does; when a window begins, tell ``expect`` of its shards and those of the next.
+
+        Closed before its end, tell it that nothing is expected any more.
+        """
+        if self.windows is None:
+            yield from self.keys(start_step, stop_step)
+            return
+        begun = None
+        try:
+            for epoch, samples in self.keys(start_step, stop_step):
+                window = int(self.windows.of_shards(self.seed, epoch)[self.windows.shard[samples[-1]]])
+                if begun != (epoch, window):
+                    begun = epoch, window
+                    expect(self._coming(self.windows, epoch, window, stop_step))
+                yield epoch, samples
+        except GeneratorExit:
+            expect([])
+            raise
+
+    def _coming(self, windows: Windows, epoch: int, window: int, stop_step: int) -> list[int]:
+        """Return the shards of a window and of the one after it, unless training ends before that."""
+        found = windows.of_epoch(self.seed, epoch)
+        images = int(np.count_nonzero(windows.of_images(self.seed, epoch) <= window))  # until the next one begins
+        steps = min(images // self.global_batch_size, self.steps_per_epoch)
+        coming = [found[window]]
+        if epoch * self.steps_per_epoch + steps < stop_step:
+            inside = steps < self.steps_per_epoch and window + 1 < len(found)  # what is left at the end is dropped
+            coming.append(found[window + 1] if inside else windows.of_epoch(self.seed, epoch + 1)[0])
+        return list(dict.fromkeys(np.concatenate(coming).tolist()))

@@ -12,7 +12,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -26,11 +26,11 @@ from mae_lite.errors import DataError
 _LABELS = ("cls", "json")
 _LARGEST = {"an image": 1 << 30, "a label": 1 << 24}
 """Bytes of one member that are read into memory."""
-_MOST_CLASSES = 1_000_000
+MOST_CLASSES = 1_000_000
 _BLOCK = 512
 
 
-class _Image(NamedTuple):
+class Image(NamedTuple):
     """Where an image lies within its shard."""
 
     name: str
@@ -39,10 +39,10 @@ class _Image(NamedTuple):
 
 
 @dataclass
-class _Content:
+class Content:
     """What one shard holds."""
 
-    images: dict[str, _Image] = field(default_factory=dict)
+    images: dict[str, Image] = field(default_factory=dict)
     """By sample key: the path up to the first dot of the file name."""
     numbers: dict[str, int] = field(default_factory=dict)
     """Class numbers by sample key."""
@@ -50,12 +50,15 @@ class _Content:
     ignored: Counter[str] = field(default_factory=Counter)
 
 
-def index(paths: list[Path], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def index(
+    paths: Sequence[Path], name: str, contents: Iterable[Content] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the headers of all members.
 
     Args:
         paths: the shards.
         name: the data set, for messages.
+        contents: what :func:`scan` found in each, where they are not on this disk.
 
     Returns:
         A column each for "shard" (position in ``paths``), "offset", "size", "name" (bytes) and "label" of the images,
@@ -65,11 +68,10 @@ def index(paths: list[Path], name: str) -> tuple[dict[str, Any], dict[str, Any]]
     Raises:
         DataError: when a shard is damaged, or images or labels are missing or contradict each other; names the member.
     """
-    found: list[tuple[int, _Image]] = []
+    found: list[tuple[int, Image]] = []
     numbers: list[int] = []
     ignored: Counter[str] = Counter()
-    for shard, path in enumerate(paths):
-        content = _scan(path)
+    for shard, content in enumerate(map(scan, paths) if contents is None else contents):
         found += [(shard, image) for image in content.images.values()]
         numbers += [content.numbers.get(key, -1) for key in content.images]
         ignored += content.ignored
@@ -121,8 +123,13 @@ def _damaged(path: Path, last: str | None, found: str) -> DataError:
     )
 
 
-def _scan(path: Path) -> _Content:
-    content = _Content()
+def scan(path: Path) -> Content:
+    """Read the headers of one shard.
+
+    Raises:
+        DataError: when it is damaged or contradicts itself; names the member.
+    """
+    content = Content()
     last: str | None = None
     try:
         with path.open("rb") as handle:
@@ -162,7 +169,7 @@ def _check_end(handle: BinaryIO, end: int, path: Path, last: str | None) -> None
         raise DataError(f"shard {str(path)!r} has {what}", fix="join them by tar --concatenate, or keep them apart")
 
 
-def _take(member: tarfile.TarInfo, handle: BinaryIO, content: _Content, path: Path) -> None:
+def _take(member: tarfile.TarInfo, handle: BinaryIO, content: Content, path: Path) -> None:
     """Add a member to what its shard holds."""
     if member.isdir():
         return
@@ -185,7 +192,7 @@ def _take(member: tarfile.TarInfo, handle: BinaryIO, content: _Content, path: Pa
             what, found = f"another image has the key {key!r}", f"{other.name!r} before it"
             fix = "keep one image for each key, which is the name up to its first dot; rename or remove the other"
             raise _wrong(path, member.name, what, found=found, fix=fix)
-        content.images[key] = _Image(member.name, member.offset_data, member.size)
+        content.images[key] = Image(member.name, member.offset_data, member.size)
     elif ending.lower() in _LABELS:
         _check_data(member, "a label", path)
         number = _number(os.pread(handle.fileno(), member.size, member.offset_data), ending.lower(), member.name, path)
@@ -218,13 +225,13 @@ def _number(data: bytes, ending: str, member: str, path: Path) -> int | None:
         value = fields.get("label") if isinstance(fields, dict) else None
     if value is None:
         return None
-    if type(value) is int and 0 <= value < _MOST_CLASSES:
+    if type(value) is int and 0 <= value < MOST_CLASSES:
         return value
     raise _wrong(
         path,
         member,
         "it is no class number",
         found=repr(value)[:80],
-        expected=f"a whole number from 0 to {_MOST_CLASSES - 1:,}",
+        expected=f"a whole number from 0 to {MOST_CLASSES - 1:,}",
         fix="write the class number, and the class names into classes.txt beside the shards",
     )

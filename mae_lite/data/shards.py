@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 _VERSION = 1
 """Of the index; counted up when its content changes, so that an old one is not taken."""
-_NAMES = ("classes.txt", "classnames.txt")
+NAMES = ("classes.txt", "classnames.txt")
 
 
 class Shards(Source):
@@ -54,16 +54,32 @@ class Shards(Source):
         self._states = [_state(path) for path in self._paths]
         facts = [[str(path.absolute()), *state] for path, state in zip(self._paths, self._states, strict=True)]
         kept = cache.place("shards", [_VERSION, facts])
-        table, about = cache.load(kept) or self._index(kept)
+        self._files = OpenFiles()
+        self._take(*(cache.load(kept) or self._index(kept)))
+
+    def _take(self, table: Any, about: dict[str, Any]) -> None:
+        """Take what the index says."""
         self._shards, self._offsets, self._sizes = (table[name].to_numpy() for name in ("shard", "offset", "size"))
         self.labels: Indices = table["label"].to_numpy().copy()  # the table itself cannot be written to
         self._members: Any = table["name"].combine_chunks()
         self.classes = None if about["classes"] is None else tuple(about["classes"])
         if about["numbered"]:
-            self.classes = _class_names(self._paths[0].parent, int(self.labels.max()))
+            listed, highest = self._names_file(), int(self.labels.max())
+            self.classes = tuple(map(str, range(highest + 1))) if listed is None else _class_names(*listed, highest)
         if about["ignored"]:
             _log.info("%s: not read: %s", self.name, shard_index.listed_counts(about["ignored"]))
-        self._files = OpenFiles()
+
+    def _names_file(self) -> tuple[str, bytes] | None:
+        """Return where the names of the classes stand, and the file's content; None where there is no such file."""
+        folder = self._paths[0].parent
+        path = next((folder / name for name in NAMES if (folder / name).is_file()), None)
+        if path is None:
+            return None
+        try:
+            return str(path), path.read_bytes()
+        except OSError as error:
+            fix = "save it as UTF-8, one name in a line"
+            raise DataError(f"class names {str(path)!r} cannot be read", found=str(error), fix=fix) from error
 
     def _index(self, kept: Path) -> tuple[Any, dict[str, Any]]:
         _log.info("%s: indexing %d shards, once", self.name, len(self._paths))
@@ -78,8 +94,7 @@ class Shards(Source):
             DataError: when the shard has gone or changed since it was indexed; names shard and member.
         """
         shard, size = int(self._shards[index]), int(self._sizes[index])
-        member = self._members[index].as_py().decode("utf-8", "surrogateescape")
-        name = f"{self._paths[shard]} member {member}"
+        name = f"{self._paths[shard]} member {self._member(index)}"
         try:
             # pread has no position to share, so that threads and forked processes may use one file at once.
             opened = self._files.get(self._paths[shard])
@@ -95,6 +110,10 @@ class Shards(Source):
             raise _changed(name, f"{len(data)} of {size} bytes")
         return Example(name, data)
 
+    def _member(self, index: int) -> str:
+        name: bytes = self._members[index].as_py()
+        return name.decode("utf-8", "surrogateescape")
+
     def fingerprint(self) -> dict[str, int | str]:
         """Return the count and a SHA-256 over names and sizes of shards and members, labels and classes."""
         shards = [[path.name, size] for path, (size, _) in zip(self._paths, self._states, strict=True)]
@@ -102,6 +121,8 @@ class Shards(Source):
         digest.update(b"\0".join(self._members.to_pylist()))
         for column in (self._shards, self._sizes, self.labels):
             digest.update(column.astype("<i8").tobytes())
+        if self.windows is not None and len(self.windows) > 1:  # another order of images is another run
+            digest.update(f"windows of {self.windows.size} shards".encode())
         return {"count": len(self), "sha256": digest.hexdigest()}
 
 
@@ -126,28 +147,25 @@ def _changed(name: str, found: str) -> DataError:
     )
 
 
-def _class_names(folder: Path, highest: int) -> tuple[str, ...]:
-    """Return the names of the classes 0 to ``highest``."""
-    path = next((folder / name for name in _NAMES if (folder / name).is_file()), None)
-    if path is None:
-        return tuple(str(number) for number in range(highest + 1))
+def _class_names(place: str, content: bytes, highest: int) -> tuple[str, ...]:
+    """Return the names of the classes 0 to ``highest`` from the ``content`` of the file at ``place``."""
     try:
-        names = [line.strip() for line in path.read_text("utf-8-sig").rstrip().split("\n")]
-    except (OSError, UnicodeDecodeError) as error:
+        names = [line.strip() for line in content.decode("utf-8-sig").rstrip().splitlines()]
+    except UnicodeDecodeError as error:
         fix = "save it as UTF-8, one name in a line"
-        raise DataError(f"class names {str(path)!r} cannot be read", found=str(error), fix=fix) from error
+        raise DataError(f"class names {place!r} cannot be read", found=str(error), fix=fix) from error
     twice = [name for name, count in Counter(names).items() if count > 1]
     if "" in names or twice:
         found = f"an empty line {names.index('') + 1}" if "" in names else f"{some(twice)} more than once"
         raise DataError(
-            f"class names {str(path)!r} are not unique",
+            f"class names {place!r} are not unique",
             found=found,
             expected="one name for each class",
             fix="give each class a name of its own",
         )
     if len(names) <= highest:
         raise DataError(
-            f"class names {str(path)!r} are too few",
+            f"class names {place!r} are too few",
             found=f"{len(names)} names, and class number {highest} in the shards",
             expected="a line for each class, from number 0",
             fix="add the missing names, or remove the file to have numbers as names",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mae_lite.data.windows import Windows
 from mae_lite.errors import DataError
 
 Split = Literal["train", "val", "test"]
@@ -47,6 +49,8 @@ class Source(Protocol):
     """Whether the images lie in a pack."""
     split: Split | None
     """Which split of a divided data set this is; None for data that are the same whatever split is asked for."""
+    windows: Windows | None = None
+    """Which images to read together, where reading them in any order would be slow."""
 
     def example(self, index: int) -> Example:
         """Return image ``index``, not decoded.
@@ -59,6 +63,10 @@ class Source(Protocol):
     def fingerprint(self) -> dict[str, int | str]:
         """Return the number of images and a hash that changes with the data set, without reading the images."""
         ...
+
+    def expect(self, shards: Iterable[int]) -> None:  # noqa: ARG002  # most have nothing to prepare
+        """Be told which shards of ``windows`` are read next, in place of what was said before."""
+        return None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -110,6 +118,11 @@ class Subset(Source):
         self.packed = source.packed
         self.classes = source.classes if labels is None else classes
         self.labels = source.labels[self._indices] if labels is None else labels
+        self.windows = None if source.windows is None else source.windows.part(self._indices)
+
+    def expect(self, shards: Iterable[int]) -> None:
+        """Pass it on: shards keep their numbers."""
+        self._source.expect(shards)
 
     def example(self, index: int) -> Example:
         """Return the image at position ``index`` of the subset."""

@@ -19,10 +19,10 @@ def run_blocks(blocks: Iterable[Any], tokens: Tensor) -> Tensor:
 
     On a CPU the GELUs are computed once more in the backward pass, which takes a fiftieth of its time and saves a
     quarter of the memory; parts of a block are called then, and not the block. On a GPU the blocks are called: there a
-    step of a small model waits for its host, not for memory.
+    step of a small model waits for its host, not for memory; and torch.compile chooses itself what to compute twice.
     """
     for block in blocks:
-        if tokens.device.type == "cpu":
+        if _thrifty(tokens):
             tokens = tokens + block.drop_path1(block.ls1(block.attn(block.norm1(tokens))))
             tokens = tokens + _mlp_branch(block, tokens)
         else:
@@ -62,12 +62,16 @@ def take(tokens: Tensor, rows: Tensor) -> Tensor:
 def _mlp_branch(block: Any, tokens: Tensor) -> Tensor:
     mlp = block.mlp
     inner = mlp.fc1(block.norm2(tokens))
-    if tokens.device.type == "cpu" and torch.is_grad_enabled():
+    if _thrifty(tokens) and torch.is_grad_enabled():
         # Recomputing stops when the input of fc2 is there, so that no matrix product is made twice.
         outer = checkpoint(_after_fc1, mlp, inner, use_reentrant=False, preserve_rng_state=mlp.drop1.p > 0)
     else:
         outer = _after_fc1(mlp, inner)
     return block.drop_path2(block.ls2(outer))  # type: ignore[no-any-return]
+
+
+def _thrifty(tokens: Tensor) -> bool:
+    return tokens.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _after_fc1(mlp: Any, inner: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     setting = rates.open_setting(recipe, runtime)
     reading, step = rates.reading_rate(setting, seconds), rates.step_rate(setting, seconds)
     memory = peak_memory_mb(setting.device)
-    order = inputs.plan(recipe, runtime, setting.job.fabric, len(setting.source))
+    order = inputs.plan(recipe, runtime, setting.job.fabric, len(setting.source), setting.source.windows)
     updates = LearningRate.of(recipe, order.steps_per_epoch).total_steps
     images = updates * order.global_batch_size
     resident, gpu = setting.job.loading == "resident", setting.device.type != "cpu"
@@ -62,10 +62,8 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
         "workers": setting.workers,
         "workers_that_keep_up": math.ceil(step / (reading / max(setting.workers, 1))),
         "cpus": usable_cpus(),
-        "advice": ""
-        if resident
-        else advice.when_starved(
-            1 - rate / step,
+        "advice": advice.when_starved(
+            0.0 if resident else 1 - rate / step,
             packed=at_hand(setting.source),
             workers=setting.workers,
             cpus=usable_cpus(),

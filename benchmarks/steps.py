@@ -1,0 +1,279 @@
+"""Speed and memory of a training step of MAE on a CPU, beside others of the same sizes in the same run.
+
+A step is what one update of a batch of bytes takes: normalisation, drawing masks, forward, backward and AdamW (fused
+for all). Ours is the loop's own update. The others are transformers' ViTMAE and LightlySSL's MAE, each as its
+documentation writes it, and left out where not installed; for LightlySSL `pip install --target FOLDER --no-deps
+lightly lightly_utils` and FOLDER in PYTHONPATH will do. Contestants take turns; numbers are medians over the rounds,
+and ratios the medians of each round's. The limit is the rate of a large matrix product, measured in every round,
+over the arithmetic of a step (mae_lite.costs). Memory is the highest resident size during a step over that before it,
+in a process of its own, gradients included; weights, optimiser and images are there already.
+
+    python benchmarks/steps.py [--batch 64] [--threads 2] [--rounds 5] [--updates 2] [--compiled]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from step_profile import shares
+from torch import Tensor, nn
+
+from mae_lite import config, costs, recipes
+from mae_lite.data.loader import Batch, to_device
+from mae_lite.data.plan import Plan
+from mae_lite.engine import loop
+from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
+from mae_lite.engine.ranks import start_fabric
+from mae_lite.engine.signals import StopSignals
+from mae_lite.measuring.limits import matrix_rate
+from mae_lite.methods import build
+from mae_lite.models.vit import timm_arguments
+
+CPU = torch.device("cpu")
+Step = Callable[[Tensor], object]
+"""Makes an update from images [B, C, H, H] uint8."""
+OURS, COMPILED = "mae_lite", "mae_lite compiled"
+NEEDS = {"transformers ViTMAE": "transformers", "LightlySSL MAE": "lightly"}
+
+
+def recipe_of(tiny: bool) -> config.Recipe:
+    """Return the recipe that is measured."""
+    small: dict[str, Any] = {"image_size": 32, "patch_size": 8, "width": 48, "depth": 2}
+    recipe = recipes.get("mae-tiny")
+    return recipes.derive(recipe, encoder=small) if tiny else recipe
+
+
+def ours(recipe: config.Recipe, compiled: bool = False) -> Step:
+    """Return the update of the training loop."""
+    runtime = config.Runtime(data="bytes in memory", accelerator="cpu")
+    fabric = start_fabric(recipe, runtime)
+    method = build(recipe, 0)
+    trained: Any = torch.compile(method, dynamic=False) if compiled else method
+    wrapped, optimizer = fabric.setup(trained, build_optimizer(method, recipe))
+    wrapped.train()
+    steps, rate, decay = itertools.count(), LearningRate.of(recipe, 1), WeightDecay.of(recipe, 1)
+
+    def step(images: Tensor) -> object:
+        own, ranks = len(images), fabric.world_size
+        plan = Plan(
+            samples=own * ranks,
+            global_batch_size=own * ranks,
+            micro_batch_size=own,
+            seed=recipe.seed,
+            ranks=ranks,
+            rank=fabric.global_rank,
+        )
+        rest: Any = {"plan": plan, "batches": lambda *_: iter(()), "folder": Path(), "signals": StopSignals()}
+        job = loop.Job(recipe, runtime, fabric, method, wrapped, optimizer, rate, decay, **rest)
+        nothing = torch.full((own,), -1)
+        return loop.update(job, next(steps), iter([Batch(images, nothing, nothing)]))
+
+    return step
+
+
+def _step(model: nn.Module, loss: Callable[[Tensor], Tensor], recipe: config.Recipe) -> Step:
+    """Return the update of a model whose loss takes normalised images."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+    mean, std = recipe.augmentation.mean, recipe.augmentation.std
+
+    def step(images: Tensor) -> object:
+        nothing = torch.full((len(images),), -1)
+        found = loss(to_device(Batch(images, nothing, nothing), CPU, mean, std).images)
+        found.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return found
+
+    return step
+
+
+def transformers_mae(recipe: config.Recipe) -> Step:
+    """Return the update of transformers' MAE with our sizes."""
+    transformers: Any = importlib.import_module("transformers")
+    encoder, method = recipe.plain_encoder, recipe.method
+    assert isinstance(method, config.MAE)
+    settings = transformers.ViTMAEConfig(
+        image_size=encoder.image_size,
+        patch_size=encoder.patch_size,
+        hidden_size=encoder.width,
+        num_hidden_layers=encoder.depth,
+        num_attention_heads=encoder.num_heads,
+        intermediate_size=4 * encoder.width,
+        decoder_hidden_size=method.decoder_width,
+        decoder_num_hidden_layers=method.decoder_depth,
+        decoder_num_attention_heads=method.decoder_heads,
+        decoder_intermediate_size=4 * method.decoder_width,
+        mask_ratio=method.mask_ratio,
+        norm_pix_loss=method.normalize_target,
+    )
+    model: Any = transformers.ViTMAEForPreTraining(settings).train()
+    return _step(model, lambda images: model(pixel_values=images).loss, recipe)
+
+
+def lightly_mae(recipe: config.Recipe) -> Step:
+    """Return the update of LightlySSL's MAE with our sizes, written with its modules as its documentation does."""
+    modules: Any = importlib.import_module("lightly.models.modules")
+    tools: Any = importlib.import_module("lightly.models.utils")
+    encoder, method = recipe.plain_encoder, recipe.method
+    assert isinstance(method, config.MAE)
+    ratio = method.mask_ratio
+    vit: Any = timm.create_model(encoder.name, num_classes=0, **timm_arguments(encoder))
+    backbone = modules.MaskedVisionTransformerTIMM(vit=vit)
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # a later version renames it
+        decoder = modules.MAEDecoderTIMM(
+            num_patches=encoder.patches,
+            patch_size=encoder.patch_size,
+            embed_dim=encoder.width,
+            decoder_embed_dim=method.decoder_width,
+            decoder_depth=method.decoder_depth,
+            decoder_num_heads=method.decoder_heads,
+        )
+
+    def loss(images: Tensor) -> Tensor:
+        size = (len(images), backbone.sequence_length)
+        kept, hidden = tools.random_token_mask(size=size, mask_ratio=ratio, device=images.device)
+        embedded = decoder.embed(backbone.encode(images=images, idx_keep=kept))
+        tokens = tools.set_at_index(tools.repeat_token(decoder.mask_token, size), kept, embedded)
+        predicted = decoder.predict(tools.get_at_index(decoder.decode(tokens), hidden))
+        target = tools.get_at_index(tools.patchify(images, encoder.patch_size), hidden - 1)
+        return nn.functional.mse_loss(predicted, tools.normalize_mean_var(target))
+
+    return _step(nn.ModuleList([backbone, decoder]).train(), loss, recipe)
+
+
+MAKERS: dict[str, Callable[[config.Recipe], Step]] = {
+    OURS: ours,
+    COMPILED: partial(ours, compiled=True),
+    "transformers ViTMAE": transformers_mae,
+    "LightlySSL MAE": lightly_mae,
+}
+
+
+def bytes_of(recipe: config.Recipe, batch: int) -> Tensor:
+    """Return random images."""
+    encoder = recipe.plain_encoder
+    shape = (batch, encoder.channels, encoder.image_size, encoder.image_size)
+    return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def contestants(compiled: bool) -> list[str]:
+    """Return those that can run here."""
+    present = [name for name in MAKERS if name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None]
+    return [name for name in present if compiled or name != COMPILED]
+
+
+def race(recipe: config.Recipe, options: argparse.Namespace) -> tuple[dict[str, list[float]], list[float]]:
+    """Return the images/s of each contestant, and the matrix rate in FLOP/s, by round."""
+    images = bytes_of(recipe, options.batch)
+    steps = {name: MAKERS[name](recipe) for name in contestants(options.compiled)}
+    for step in steps.values():
+        step(images)
+    speeds: dict[str, list[float]] = {name: [] for name in steps}
+    rates = []
+    for number in range(options.rounds):
+        rates.append(matrix_rate(CPU, seconds=0.05 if options.tiny else 0.5))
+        for name in sorted(steps, reverse=number % 2 == 1):
+            start = time.perf_counter()
+            for _ in range(options.updates):
+                steps[name](images)
+            speeds[name].append(options.batch * options.updates / (time.perf_counter() - start))
+    return speeds, rates
+
+
+def memory_mb(name: str, recipe: config.Recipe, batch: int) -> float:
+    """Return by how much a step raises this process's resident size; to be called once in a process."""
+    step, images = MAKERS[name](recipe), bytes_of(recipe, batch)
+    step(images[:1])  # loads code, and makes the optimiser's state
+    before = _resident_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the highest size starts anew
+    step(images)
+    return _resident_mb("VmHWM") - before
+
+
+def _resident_mb(field: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1e3
+
+
+def hardware() -> dict[str, Any]:
+    """Return what the numbers depend on."""
+    return {
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
+
+
+def summary(speeds: dict[str, list[float]], rates: list[float], gflops: float) -> dict[str, Any]:
+    """Return medians, ratios of ours to each of the others, and our share of the limit."""
+    limits = [rate / 1e9 / gflops for rate in rates]
+    return {
+        "images_per_second": {name: statistics.median(found) for name, found in speeds.items()},
+        "ours_over": {
+            name: statistics.median(own / other for own, other in zip(speeds[OURS], found, strict=True))
+            for name, found in speeds.items()
+            if name != OURS
+        },
+        "matrix_gflops_per_second": statistics.median(rates) / 1e9,
+        "step_gflops_per_image": gflops,
+        "share_of_limit": statistics.median(own / most for own, most in zip(speeds[OURS], limits, strict=True)),
+        "rounds": speeds,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in (("batch", 64), ("threads", 2), ("rounds", 5), ("updates", 2)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--compiled", action="store_true", help="measure our step compiled, too: a minute more")
+    parser.add_argument("--tiny", action="store_true", help="sizes of a dry run: the numbers mean nothing")
+    parser.add_argument("--memory-of", choices=tuple(MAKERS), help="measure its memory alone, and print it")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/steps.json"))
+    words = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args(words)
+    torch.set_num_threads(options.threads)
+    recipe = recipe_of(options.tiny)
+    if options.memory_of:
+        print(memory_mb(options.memory_of, recipe, options.batch))
+        return
+    alone = [sys.executable, __file__, *words, "--memory-of"]
+    names = contestants(compiled=False)  # a step of one image, which goes before, would leave compiling for later
+    memory = {name: float(subprocess.check_output([*alone, name], text=True).split()[-1]) for name in names}
+    result = summary(*race(recipe, options), costs.step_gflops(recipe)) | {
+        "memory_mb": memory,
+        "memory_over": {name: memory[OURS] / value for name, value in memory.items() if name != OURS},
+        "skipped": {name: f"{package} is not installed" for name, package in NEEDS.items() if name not in memory},
+        "profile": shares(ours(recipe), bytes_of(recipe, options.batch), options.updates),
+        "batch": options.batch,
+        "hardware": hardware(),
+        "command": ["python", "benchmarks/steps.py", *words],
+    }
+    for key in ("images_per_second", "ours_over", "share_of_limit", "memory_mb", "memory_over", "skipped", "profile"):
+        print(key, json.dumps(result[key], indent=1))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
