@@ -1027,6 +1027,11 @@ class Runtime(Config):
     """How colour images are made ready in training: "exact" resizes as Pillow does; "fast" as torch does, on
     photographs 0.05 of 255 from it on average, and decodes JPEG files of a million pixels or more at a half, a quarter
     or an eighth where the crop stays twice as large as the model's input. Evaluation is always exact."""
+    loading: Literal["auto", "workers", "resident"] = "auto"
+    """How training images arrive: "workers" read and augment them one by one. "resident" keeps all of them, which have
+    one size, in the memory of the device and augments whole batches there, within single steps of 1/255 of that.
+    "auto" is resident on a CUDA device where that can be and half of its free memory is enough, otherwise workers; a
+    run goes on as it was begun."""
     log_every_steps: int = Field(10, ge=1)
     """Updates between two rows of metrics.jsonl."""
     save_every_steps: int | None = Field(None, ge=1)

@@ -191,7 +191,7 @@ def batches(
         workers=workers_of(runtime, source, fabric.world_size),
         pin_memory=fabric.device.type == "cuda",
     )
-    return watched(loader, _bad_files("train", source, runtime, folder, fabric.global_rank))
+    return watched(loader, bad_files_of("train", source, runtime, folder, fabric.global_rank))
 
 
 def in_order(
@@ -219,10 +219,11 @@ def in_order(
     )
     if folder is None:
         return (batch for batch in loader if len(batch.ids))
-    return watched(loader, _bad_files("val", source, runtime, folder, rank))
+    return watched(loader, bad_files_of("val", source, runtime, folder, rank))
 
 
-def _bad_files(set_name: str, source: Source, runtime: config.Runtime, folder: Path, rank: int) -> BadFiles:
+def bad_files_of(set_name: str, source: Source, runtime: config.Runtime, folder: Path, rank: int) -> BadFiles:
+    """Return what lists the bad images of a set, "train" or "val", in ``folder``, and ends the run at too many."""
     # Every rank meets every image in the end, so that each can count for itself; only the files must not be shared.
     name = FILE if rank == 0 else FILE.replace(".csv", f"_rank_{rank}.csv")
     return BadFiles(set_name, len(source), runtime.on_bad, folder / name)

@@ -94,6 +94,13 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
+def last_start(run: Path) -> dict[str, Any]:
+    """Return what ``provenance.json`` says of the newest start of a run; nothing where there was none."""
+    path = run / "provenance.json"
+    starts = read_json(path, "a run folder").get("starts") if path.exists() else None
+    return dict(starts[-1]) if starts else {}
+
+
 def checkpoints(run: Path) -> list[tuple[int, Path]]:
     """Return (step, folder) of all checkpoints of a run, the newest first, verified or not."""
     found = [(int(m[1]), p) for p in (run / "checkpoints").glob("step_*") if (m := _STEP.fullmatch(p.name))]

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mae_lite import config, files, inputs, methods, probing, rundir
+from mae_lite import config, files, inputs, loading, methods, probing, rundir
 from mae_lite.advice import Starving
 from mae_lite.data.sources import Source, at_hand, usable_cpus
 from mae_lite.display import display
@@ -114,9 +114,9 @@ def _run(
         record.cut(progress.step)
         ranks, data = fabric.world_size, train.describe()
         facts = {"device": _device_name(fabric), "ranks": ranks, "data": data, "pixels": runtime.pixels}
-        record.record_start(**facts, resumed_at=progress.step)
+        record.record_start(**facts, loading=job.loading, resumed_at=progress.step)
         record.status("running", step=progress.step, total_steps=total)
-        job.log = _logger(runtime, record, progress, _watch(runtime, train, fabric))
+        job.log = _logger(runtime, record, progress, _watch(job, train))
     shown = runtime.progress and fabric.is_global_zero
     if shown:
         _announce(job, progress, train)
@@ -150,6 +150,8 @@ def assemble(
     plain = build_optimizer(method, recipe)
     wrapped, optimizer = fabric.setup(_compiled(method) if runtime.compiled else method, plain)
     progress = Progress() if found is None else checkpoint.restore(found[1], method, plain, ema)
+    begun = None if found is None else rundir.last_start(folder).get("loading", "workers")
+    way, batches = loading.reader(recipe, runtime, train, plan, fabric, folder, begun)
     job = loop.Job(
         recipe=recipe,
         runtime=runtime,
@@ -160,7 +162,8 @@ def assemble(
         rate=LearningRate.of(recipe, plan.steps_per_epoch),
         decay=WeightDecay.of(recipe, plan.steps_per_epoch),
         plan=plan,
-        batches=partial(inputs.batches, recipe, runtime, train, plan, fabric, folder),
+        batches=batches,
+        loading=way,
         folder=folder,
         signals=signals,
         ema=ema,
@@ -181,17 +184,20 @@ def _compiled(method: Method) -> Any:
     return torch.compile(method, dynamic=False)
 
 
-def _watch(runtime: config.Runtime, train: Source, fabric: Fabric) -> Starving:
-    workers = inputs.workers_of(runtime, train, fabric.world_size)
+def _watch(job: loop.Job, train: Source) -> Starving | None:
+    """Return what notices that images come slowly; where they are in the device's memory, nothing can be done."""
+    if job.loading == "resident":
+        return None
+    workers = inputs.workers_of(job.runtime, train, job.fabric.world_size)
     return Starving(
         packed=at_hand(train),
         workers=workers,
-        cpus=usable_cpus() // inputs.ranks_here(fabric.world_size),
+        cpus=usable_cpus() // inputs.ranks_here(job.fabric.world_size),
     )
 
 
 def _logger(
-    runtime: config.Runtime, record: rundir.RunDir, progress: Progress, watch: Starving
+    runtime: config.Runtime, record: rundir.RunDir, progress: Progress, watch: Starving | None
 ) -> Callable[[Mapping[str, Any]], None]:
     events = EventFiles(record.path / "tensorboard", progress.step) if runtime.tensorboard else None
 
@@ -199,7 +205,7 @@ def _logger(
         record.log(row)
         if events is not None:
             events.log(row)
-        if words := watch.heard(row):
+        if watch is not None and (words := watch.heard(row)):
             _log.warning("%s", words)
 
     return log
@@ -230,6 +236,8 @@ def _announce(job: loop.Job, progress: Progress, train: Source) -> None:
         _log.info("this run is finished")
     elif progress.step:
         _log.info("continuing at step %d of %d", progress.step, job.rate.total_steps)
+    if job.loading == "resident":
+        _log.info("all images are kept in the memory of the device, and augmented there")
     if job.plan.micro_batches > 1:
         _log.info("gradients of %d micro-batches of %d are added up", job.plan.micro_batches, job.plan.micro_batch_size)
     if job.recipe.precision == "bf16" and job.fabric.device.type != "cuda":

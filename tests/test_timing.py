@@ -56,6 +56,11 @@ def test_limits_are_reckoned_from_what_was_measured(monkeypatch: pytest.MonkeyPa
     said = bench.as_text(found)
     assert "decoding alone, 1 x 700" in said and "3.00 TFLOP/s" in said and "5.0 GB/s" in said
     assert "40% of the time is spent waiting for images" in said
+    still = {"rotate_degrees": 0.0, "shear_degrees": 0.0, "translate": 0.0, "zoom": (1.0, 1.0)}
+    found = bench.bench(toy.mae(augmentation=still), toy.runtime(Path("unused"), loading="resident"), 8, 1.0)
+    assert found["images_per_second"]["reading"]["limit"] == 5e9 / (1 * 8 * 8)
+    said = bench.as_text(found)
+    assert "no workers" in said and "copying the views alone" in said and "waiting for images" not in said
 
 
 def test_a_forecast_is_reckoned_from_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
-from mae_lite import files
+from mae_lite import draws, files
 from mae_lite.errors import DataError, DiskError
 
 _log = logging.getLogger(__name__)
@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 FILE = "bad_files.csv"
 _HEADER = ("set", "index", "image", "reason")
 _FEW, _SHARE = 10, 0.001
+_REPLACEMENTS = 50  # with half of a small set bad, all of them are bad once in 10^15
+T = TypeVar("T")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -62,6 +64,31 @@ def listed(set_name: str, bad: Sequence[BadFile]) -> str:
     """Return a whole CSV file of bad images."""
     rows = [as_row(*_HEADER), *(as_row(set_name, item.index, item.name, item.reason) for item in bad)]
     return "\n".join(rows) + "\n"
+
+
+def first_readable(
+    read: Callable[[int], T | None], index: int, images: int, seed: int, epoch: int
+) -> tuple[int, T] | None:
+    """Read image ``index``, or another in its place that depends on seed, epoch and ``index`` alone.
+
+    Args:
+        read: returns an image, or None for one that is bad.
+        index: position of the image.
+        images: how many there are.
+        seed: of the run.
+        epoch: in which it is read.
+
+    Returns:
+        Position and image; None when all that were drawn are bad.
+    """
+    found, chosen = read(index), index
+    for attempt in range(_REPLACEMENTS):
+        if found is not None:
+            break
+        place = draws.key(seed, "replacement", epoch, index, attempt)
+        chosen = int(float(draws.uniform(place, [0], 1)[0, 0]) * images)
+        found = read(chosen)
+    return None if found is None else (chosen, found)
 
 
 def none_left(name: str, bad: Sequence[BadFile]) -> DataError:

@@ -71,6 +71,11 @@ class BatchTransform:
         if one_by_one is not None:
             self.local = BatchTransform(one_by_one.augmentation, one_by_one.image_size, channels, compute_dtype)
 
+    @property
+    def views(self) -> int:
+        """How many views there are of an image, the local ones included."""
+        return self.augmentation.views + (0 if self.local is None else self.local.augmentation.views)
+
     def __call__(self, pixels: Tensor, u: Uniforms) -> Tensor:
         """Make the views that are not local.
 

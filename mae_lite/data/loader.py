@@ -9,7 +9,7 @@ import atexit
 import weakref
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -18,19 +18,28 @@ from torch.utils.data import DataLoader, Dataset
 from mae_lite import draws
 from mae_lite.config import Reading
 from mae_lite.data import images
-from mae_lite.data.bad_files import BadFile, BadFiles, bad_file, none_left
+from mae_lite.data.bad_files import BadFile, BadFiles, bad_file, first_readable, none_left
 from mae_lite.data.batch import Batch, to_device
 from mae_lite.data.pixels import Picture
 from mae_lite.data.plan import Indices, Key, Plan
 from mae_lite.data.raster import Raster, Reduction
 from mae_lite.data.sources import Source
-from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform, Uniforms, key_of_view
+from mae_lite.data.transforms import DRAWS, Pixels, TrainTransform, Uniforms, key_of_view
 from mae_lite.data.workers import start_worker
 from mae_lite.errors import ConfigError, DataError, DiskError, MaeLiteError
 
 __all__ = ["Batch", "Loader", "Plan", "evaluation_loader", "to_device", "training_loader", "watched"]
 
-_REPLACEMENTS = 50  # with half of a small set bad, all of them are bad once in 10^15
+
+class Plain(Protocol):
+    """Makes one picture of an image, without draws."""
+
+    sides: tuple[int, int]
+    """Height and width of the picture."""
+
+    def __call__(self, picture: Picture, out: Pixels) -> Pixels:
+        """Write it to ``out`` [C, S, T]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,11 +58,17 @@ class _Keys:
         return max(self.stop - self.start, 0) * self.plan.micro_batches
 
 
+def of_views(seed: int, epoch: int, indices: Indices, views: int) -> Uniforms:
+    """Draw the uniform numbers in [0, 1) of all views of some samples in an epoch, [B, views, DRAWS]."""
+    keys = [key_of_view(seed, "augment", epoch, view=view) for view in range(views)]
+    return np.stack([draws.uniform(key, indices, DRAWS) for key in keys], axis=1)
+
+
 class _Samples(Dataset["Batch | MaeLiteError"]):
     """Whole batches by key. An error is returned instead of raised, for PyTorch would rebuild it from text alone."""
 
     def __init__(
-        self, source: Source, reading: Reading, channels: int, transform: TrainTransform | EvalTransform, seed: int
+        self, source: Source, reading: Reading, channels: int, transform: TrainTransform | Plain, seed: int
     ) -> None:
         self.source, self.reading, self.channels = source, reading, channels
         self.transform, self.seed = transform, seed
@@ -62,16 +77,16 @@ class _Samples(Dataset["Batch | MaeLiteError"]):
         epoch, indices = key
         bad: list[BadFile] = []
         try:
-            if isinstance(self.transform, EvalTransform):
-                return self._evaluated(self.transform, indices, bad)
-            return self._augmented(self.transform, epoch, indices, bad)
+            if isinstance(self.transform, TrainTransform):
+                return self._augmented(self.transform, epoch, indices, bad)
+            return self._plain(self.transform, indices, bad)
         except MaeLiteError as error:
             return error
 
-    def _evaluated(self, transform: EvalTransform, indices: Indices, bad: list[BadFile]) -> Batch:
+    def _plain(self, transform: Plain, indices: Indices, bad: list[BadFile]) -> Batch:
         """Return the images that can be read."""
         ids: list[int] = []
-        images = self._empty(len(indices), 1, transform.image_size)
+        images = self._empty(len(indices), 1, *transform.sides)
         for index in indices.tolist():
             picture = self._picture(index, bad)
             if picture is not None:
@@ -82,11 +97,10 @@ class _Samples(Dataset["Batch | MaeLiteError"]):
     def _augmented(self, transform: TrainTransform, epoch: int, indices: Indices, bad: list[BadFile]) -> Batch:
         """Return views of as many images as asked for; for a bad one another."""
         views, count, local = range(transform.views), transform.augmentation.views, transform.local
-        keys = [key_of_view(self.seed, "augment", epoch, view=view) for view in views]
-        uniforms = np.stack([draws.uniform(key, indices, DRAWS) for key in keys], axis=1)  # [B, V, DRAWS]
+        uniforms = of_views(self.seed, epoch, indices, transform.views)
         ids: list[int] = []
-        images = self._empty(len(indices), count, transform.image_size)
-        smaller = None if local is None else self._empty(len(indices), local.views, local.image_size)
+        images = self._empty(len(indices), count, transform.image_size, transform.image_size)
+        smaller = None if local is None else self._empty(len(indices), local.views, *[local.image_size] * 2)
         for row, index in enumerate(indices.tolist()):
             chosen, picture = self._readable(transform, epoch, index, uniforms[row], bad)
             ids.append(chosen)
@@ -97,11 +111,11 @@ class _Samples(Dataset["Batch | MaeLiteError"]):
                 transform(picture, uniforms[row, view], place, view, out)
         return self._batch(images, ids, bad, smaller)
 
-    def _empty(self, count: int, views: int, side: int) -> Pixels:
-        return np.empty((count, views, self.channels, side, side), np.uint8)
+    def _empty(self, count: int, views: int, height: int, width: int) -> Pixels:
+        return np.empty((count, views, self.channels, height, width), np.uint8)
 
     def _batch(self, images: Pixels, ids: list[int], bad: list[BadFile], local: Pixels | None) -> Batch:
-        """Return a batch of uint8 images [B, V, C, H, H]."""
+        """Return a batch of uint8 images [B, V, C, H, W]."""
         positions = np.array(ids, dtype=np.int64)
         return Batch(
             torch.from_numpy(images[:, 0] if images.shape[1] == 1 else images),
@@ -114,21 +128,15 @@ class _Samples(Dataset["Batch | MaeLiteError"]):
     def _readable(
         self, transform: TrainTransform, epoch: int, index: int, u: Uniforms, bad: list[BadFile]
     ) -> tuple[int, Picture | Raster]:
-        """Return image ``index``, or another in its place that depends on seed, epoch and ``index`` alone."""
-
-        def reduction(size: tuple[int, int]) -> int:
-            return transform.reduction(size, u)
-
-        picture, chosen, before = self._picture(index, bad, reduction), index, len(bad)
-        for attempt in range(_REPLACEMENTS):
-            if picture is not None:
-                return chosen, picture
-            place = draws.key(self.seed, "replacement", epoch, index, attempt)
-            chosen = int(float(draws.uniform(place, [0], 1)[0, 0]) * len(self.source))
-            picture = self._picture(chosen, bad, reduction)
-        if picture is None:
-            raise none_left(self.source.name, bad[max(0, before - 1) :])
-        return chosen, picture
+        """Return an image, or another in its place; ``u`` [V, DRAWS] are its draws."""
+        before = len(bad)
+        found: tuple[int, Picture | Raster] | None = first_readable(
+            lambda chosen: self._picture(chosen, bad, lambda size: transform.reduction(size, u)),
+            *(index, len(self.source), self.seed, epoch),
+        )
+        if found is None:
+            raise none_left(self.source.name, bad[before:])
+        return found
 
     @overload
     def _picture(self, index: int, bad: list[BadFile]) -> Picture | None: ...
@@ -253,7 +261,7 @@ def training_loader(
 
 def evaluation_loader(
     source: Source,
-    transform: EvalTransform,
+    transform: Plain,
     *,
     batch_size: int,
     channels: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -92,10 +93,10 @@ class TrainTransform:
             if self._plain:
                 write_planes(pixels, bool(u[_FLIP] < self.augmentation.flip), out)
             else:
-                _write([self._changed(Image.fromarray(pixels), u, key, view)], out)
+                write([self._changed(Image.fromarray(pixels), u, key, view)], out)
         else:
             whole = (Image.fromarray(picture.pixels),) if isinstance(picture, Raster) else planes(picture)
-            _write([self._changed(self._resized(part, u), u, key, view) for part in whole], out)
+            write([self._changed(self._resized(part, u), u, key, view) for part in whole], out)
         if u[_ERASE] < self.augmentation.erasing:
             erase(out, self.augmentation.mean, self.augmentation.std, draws.generator(key))
         return out
@@ -180,13 +181,14 @@ class EvalTransform:
     def __init__(self, augmentation: Augmentation, image_size: int, channels: int) -> None:
         """Prepare for square outputs of side ``image_size`` from images of ``channels`` channels."""
         self.image_size, self.channels = image_size, channels
+        self.sides = image_size, image_size
         self.short_side = round(image_size / augmentation.eval_crop)
 
     def __call__(self, picture: Picture, out: Pixels | None = None) -> Pixels:
         """Return the centre of an image of any size as [C, H, W] uint8, written to ``out`` if that is given."""
         if out is None:
             out = np.empty((self.channels, self.image_size, self.image_size), np.uint8)
-        _write([self._centre(part) for part in planes(picture)], out)
+        write([self._centre(part) for part in planes(picture)], out)
         return out
 
     def _centre(self, image: Image.Image) -> Image.Image:
@@ -286,7 +288,7 @@ def _affine(image: Image.Image, augmentation: Augmentation, u: Uniforms) -> Imag
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
-def _write(parts: list[Image.Image], out: Pixels) -> None:
+def write(parts: Sequence[Image.Image], out: Pixels) -> None:
     """Write one grey or colour image, or the channels of another, to ``out`` [C, H, W]."""
     if len(parts) == 1 and parts[0].mode == "RGB":
         out[:] = np.asarray(parts[0]).transpose(2, 0, 1)

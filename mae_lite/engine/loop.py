@@ -69,6 +69,8 @@ class Job:
     batches: Callable[[int, int], Iterator[Batch]]
     folder: Path
     signals: StopSignals
+    loading: Literal["workers", "resident"] = "workers"
+    """How images come."""
     ema: Any = None
     probes: Sequence[Probe] = ()
     log: Callable[[Mapping[str, Any]], None] = _nothing

@@ -25,8 +25,9 @@ def bench(recipe: config.Recipe, runtime: config.Runtime, batch: int | None, sec
     decode = rates.decode_rate(source, recipe, seconds)
     reading, step = rates.reading_rate(setting, seconds), rates.step_rate(setting, seconds)
     together, waiting = rates.together_rate(setting, 2 * seconds)
-    cores = max(setting.workers, 1)
-    apart = device.type != "cpu"  # reading and learning have processors of their own
+    copied, cores = copy_bandwidth(device, seconds), max(setting.workers, 1)
+    resident = setting.job.loading == "resident"
+    apart = device.type != "cpu" and not resident  # reading and learning have processors of their own
     possible = min(reading, step) if apart else 1 / (1 / reading + 1 / step)
     return {
         "recipe": recipe.name,
@@ -34,22 +35,35 @@ def bench(recipe: config.Recipe, runtime: config.Runtime, batch: int | None, sec
         "batch": setting.batch,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "loading": setting.job.loading,
         "workers": setting.workers,
         "limits": {
             "matrix_tflops": matrix / 1e12,
             "decode_images_per_second_per_core": decode,
-            "copy_gb_per_second": copy_bandwidth(device, seconds) / 1e9,
+            "copy_gb_per_second": copied / 1e9,
         },
         "gflop_per_image": costs.step_gflops(recipe),
         "images_per_second": {
-            "reading": _beside(reading, cores * decode),
+            "reading": _beside(reading, copied / _view_bytes(recipe) if resident else cores * decode),
             "step": _beside(step, matrix / (costs.step_gflops(recipe) * 1e9)),
             "together": _beside(together, possible),
         },
         "waiting_share": waiting,
-        "advice": advice.when_starved(waiting, packed=at_hand(source), workers=setting.workers, cpus=usable_cpus())
+        "advice": ("" if resident else _advice(setting, waiting))
         or "The step takes the time: faster reading would gain little.",
     }
+
+
+def _advice(setting: rates.Setting, waiting: float) -> str:
+    packed, cpus = at_hand(setting.source), usable_cpus()
+    return advice.when_starved(waiting, packed=packed, workers=setting.workers, cpus=cpus)
+
+
+def _view_bytes(recipe: config.Recipe) -> int:
+    """Return the bytes of all views of an image."""
+    augmentation = recipe.augmentation
+    local = (augmentation.local_views or 0) * (augmentation.local_size or 0) ** 2
+    return recipe.encoder.channels * (augmentation.views * recipe.encoder.image_size**2 + local)
 
 
 def _beside(measured: float, limit: float) -> dict[str, float]:
@@ -62,16 +76,18 @@ def as_text(found: dict[str, Any]) -> str:
     matrix, decode, copy = limits.values()
     cores = max(found["workers"], 1)
     why = {
-        "reading": f"decoding alone, {cores} x {decode:,.0f}",
+        "reading": "copying the views alone, in the memory of the device"
+        if found["loading"] == "resident"
+        else f"decoding alone, {cores} x {decode:,.0f}",
         "step": f"{matrix:.2f} TFLOP/s of matrix products, {found['gflop_per_image']:.2f} GFLOP per image",
         "together": "reading and step beside each other"
-        if found["device"] != "cpu"
-        else "reading and step in turn, on the same cores",
+        if found["device"] != "cpu" and found["loading"] == "workers"
+        else "reading and step in turn, on the same device",
     }
     lines = [
         f"{found['recipe']} on {found['data']}",
         f"{found['batch']} images per update; {found['device']}, {found['threads']} threads; "
-        f"{found['workers']} workers; memory is copied at {copy:.1f} GB/s",
+        f"{found['workers'] if found['loading'] == 'workers' else 'no'} workers; memory is copied at {copy:.1f} GB/s",
         "",
         f"{'images/s':<10}{'measured':>10}{'limit':>10}{'share':>8}   the limit is",
     ]

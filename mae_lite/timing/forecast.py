@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +10,7 @@ import torch
 from mae_lite import advice, config, costs, inputs
 from mae_lite.data.sources import at_hand, usable_cpus
 from mae_lite.engine.optim import LearningRate
-from mae_lite.engine.ranks import peak_memory_mb
+from mae_lite.engine.ranks import free_memory_bytes, peak_memory_mb
 from mae_lite.timing import rates
 
 PACK_SIDE = 256
@@ -37,7 +35,8 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     order = inputs.plan(recipe, runtime, setting.job.fabric, len(setting.source), setting.source.windows)
     updates = LearningRate.of(recipe, order.steps_per_epoch).total_steps
     images = updates * order.global_batch_size
-    apart = setting.device.type != "cpu"
+    resident, gpu = setting.job.loading == "resident", setting.device.type != "cpu"
+    apart = gpu and not resident  # reading and learning have processors of their own
     rate = min(reading, step) if apart else 1 / (1 / reading + 1 / step)
     per_image = max(memory - few, 0.0) / max(setting.batch - small.batch, 1)
     available = _available_mb(setting.device)
@@ -45,7 +44,7 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     return {
         "recipe": recipe.name,
         "data": setting.source.describe(),
-        "device": torch.cuda.get_device_name(setting.device) if apart else "cpu",
+        "device": torch.cuda.get_device_name(setting.device) if gpu else "cpu",
         "updates": updates,
         "global_batch_size": order.global_batch_size,
         "images": images,
@@ -64,7 +63,7 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
         "workers_that_keep_up": math.ceil(step / (reading / max(setting.workers, 1))),
         "cpus": usable_cpus(),
         "advice": advice.when_starved(
-            1 - rate / step,
+            0.0 if resident else 1 - rate / step,
             packed=at_hand(setting.source),
             workers=setting.workers,
             cpus=usable_cpus(),
@@ -85,11 +84,7 @@ def _available_mb(device: torch.device) -> float:
     """Return the memory that a run could have: the whole GPU's, or what this machine has free beside this process."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory / 1e6
-    try:
-        free = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-        return int(free.split()[1]) / 1e3 + peak_memory_mb(device)
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
+    return free_memory_bytes(device) / 1e6 + peak_memory_mb(device)
 
 
 def as_text(found: dict[str, Any]) -> str:

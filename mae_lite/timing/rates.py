@@ -69,7 +69,8 @@ def open_setting(recipe: config.Recipe, runtime: config.Runtime, batch: int | No
     one_pass = runtime.model_copy(update={"micro_batch_size": None if recipe.couples_samples else given, "init": None})
     job, _ = training.assemble(short, one_pass, fabric, StopSignals(), FOLDER, source, teacher)
     job.wrapped.train()
-    return Setting(job, source, inputs.workers_of(runtime, source, fabric.world_size))
+    reading = 0 if job.loading == "resident" else inputs.workers_of(runtime, source, fabric.world_size)
+    return Setting(job, source, reading)
 
 
 def reading_rate(setting: Setting, seconds: float) -> float:
@@ -77,7 +78,7 @@ def reading_rate(setting: Setting, seconds: float) -> float:
     batches = _endless(setting.job)
     for _ in range(1 + 2 * setting.workers):  # what workers have made before anyone looked counts for nothing
         next(batches)
-    return setting.batch * _per_second(lambda: next(batches), seconds, torch.device("cpu"))
+    return setting.batch * _per_second(lambda: next(batches), seconds, setting.device)
 
 
 def step_rate(setting: Setting, seconds: float) -> float:
