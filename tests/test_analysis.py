@@ -355,10 +355,14 @@ def test_bad_input_is_explained(tmp_path: Path) -> None:
     training.run(
         recipes.derive(toy.simmim_swin(), global_batch_size=2), toy.runtime(tmp_path / "swin", stop_after_steps=1)
     )
+    (tmp_path / "timm").mkdir()
+    described = {"architecture": "swin_tiny_patch4_window7_224", "num_classes": 0, "pretrained_cfg": {}}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(described))
     photos = unlabelled(tmp_path / "photos")
     cases: list[tuple[type[Exception], str, tuple[str, ...], dict[str, Any]]] = [
         (CheckpointError, "a Swin transformer, whose tokens are merged", (run, str(tmp_path / "swin")), {}),
         (CheckpointError, "SwinTransformer, whose blocks", ("timm:swin_tiny_patch4_window7_224",), {"random": True}),
+        (CheckpointError, "SwinTransformer, whose blocks", (str(tmp_path / "timm"),), {}),
         (CheckpointError, "Beit, whose blocks", ("timm:beit_base_patch16_224",), {"random": True}),
         (CheckpointError, "does not say its number of attention heads", (CHECKPOINT,), {}),
         (ConfigError, "nearest: 'vit_tiny_patch16_224'", ("timm:vit_tiny_patch16_22",), {"random": True}),

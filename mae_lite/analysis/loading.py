@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,18 +80,27 @@ def load(source: str, *, heads: int | None = None, random: bool = False, seed: i
         model = _of_timm(source, random, seed)
         known = model.pretrained_cfg
     elif (settings := timm_settings(Path(source))) is not None:
-        model, known = from_timm_folder(Path(source)), settings.get("pretrained_cfg") or {}
+        model, known = from_timm_folder(Path(source), partial(_check, source)), settings.get("pretrained_cfg") or {}
     else:
         if (Path(source) / "recipe.json").exists():
             method = incoming.described(Path(source), "a run folder")[1].method.kind
         model, known = _of_weights(source, heads)
+    _check(source, model)
+    return Analysed(source, model.eval(), _preparation(source, model, known), method)
+
+
+def _check(source: str, model: Any) -> None:
+    """Refuse what is no plain Vision Transformer for square images.
+
+    Raises:
+        CheckpointError: says what it is.
+    """
     if (found := oddity(model)) is not None:
         raise _refused(source, found)
     embed = model.patch_embed
     if len({*embed.img_size}) > 1 or len({*embed.patch_size}) > 1:
         found = f"images of {embed.img_size} and patches of {embed.patch_size} pixels"
         raise _refused(source, found, "square images and patches", "give another model")
-    return Analysed(source, model.eval(), _preparation(source, model, known), method)
 
 
 def _of_timm(source: str, random: bool, seed: int) -> Any:

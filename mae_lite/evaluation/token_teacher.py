@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def load_token_teacher(
         model = _fetched(name, fetch)
         pixels = (model.pretrained_cfg.get("mean"), model.pretrained_cfg.get("std"))
     elif (settings := timm_settings(Path(name))) is not None:
-        model = from_timm_folder(Path(name))
+        model = from_timm_folder(Path(name), partial(_require_tokens, name))
         known = settings.get("pretrained_cfg") or {}
         pixels = (known.get("mean"), known.get("std"))
     else:
@@ -81,8 +82,12 @@ def timm_settings(path: Path) -> Mapping[str, Any] | None:
     return settings if "architecture" in settings else None
 
 
-def from_timm_folder(path: Path) -> Any:
+def from_timm_folder(path: Path, check: Callable[[Any], None]) -> Any:
     """Build what ``config.json`` describes, at its own resolution, and load its tensors: every one but the head's.
+
+    Args:
+        path: the folder.
+        check: raises for a model that is not wanted, before its weights are read.
 
     Raises:
         CheckpointError: when timm cannot build it, or the weights are missing or do not fit.
@@ -97,6 +102,7 @@ def from_timm_folder(path: Path) -> Any:
             found=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
             fix="give a folder that this version of timm can read, or timm:NAME",
         ) from error
+    check(model)
     file = next((path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).exists()), None)
     if file is None:
         raise CheckpointError(
