@@ -131,7 +131,7 @@ class AnalyzeOptions(config.Config):
     """Images to look at; with labels, unless --importance none."""
     split: Literal["train", "val", "test"] = "test"
     """Split of data that has several."""
-    images: int = Field(1000, ge=4)
+    images: int = Field(1000, ge=10)
     """Images to look at, drawn by seed; of each class as many where there are labels."""
     importance: Literal["skip", "reinitialise", "none"] = "skip"
     """What is done to one block at a time, to see what it costs nearest neighbours."""

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mae_lite import cli, config, recipes, training
+from mae_lite import cli, config, figures, recipes, training
 from mae_lite.analysis import analyze as analysis
 from mae_lite.analysis import attention, cka, importance, loading, pictures, sentences
 from mae_lite.data.digits import Digits
@@ -298,7 +298,7 @@ def test_models_of_every_origin_together(tmp_path: Path, capsys: pytest.CaptureF
     names = ["vit_tiny_patch16_224", "mae_tiny_public_format.pth.tar", "run"]
     assert list(summary["models"]) == names and summary["models"]["run"]["patch_px"] == 4
     assert summary["models"]["vit_tiny_patch16_224"]["heads"] == 3
-    cross = [f"cka-{names[0]}-{name}.svg" for name in names[1:]]
+    cross = [f"cka-{names[0]}+{name}.svg" for name in names[1:]]
     assert set(cross) < set(summary["figures"]) and len(summary["figures"]) == 3 + 2 + 3 + 6
     for name, told in summary["figures"].items():
         assert told and all(sentence in said and sentence.endswith(".") for sentence in told), name
@@ -306,7 +306,7 @@ def test_models_of_every_origin_together(tmp_path: Path, capsys: pytest.CaptureF
             assert (out / name).read_text().startswith("<svg")
         else:
             assert Image.open(out / name).size[0] == 2 * (224 + 2 if "run" not in name else 64 + 2)
-    matrix = json.loads((out / f"cka-{names[0]}-run.json").read_text())["cka"]
+    matrix = json.loads((out / f"cka-{names[0]}+run.json").read_text())["cka"]
     assert len(matrix) == 12 and len(matrix[0]) == 3
     heads = json.loads((out / "attention.json").read_text())["models"]["run"]
     assert np.shape(heads["distance_px"]) == (3, 2) and 0 < np.min(heads["distance_px"]) < 4 * 2**0.5
@@ -406,8 +406,8 @@ def test_sentences_say_what_the_numbers_do() -> None:
         "(0.80); the last block of a is most like block 1 (0.60)."
     )
     assert sentences.distance("m", [[10.0, 20.0], [30.0, 5.0]], 40) == (
-        "m: heads look 15 px far in the first block and 18 px in the last (everywhere alike: 40 px); shortest is head "
-        "2 of block 2 (5 px)."
+        "m: heads look 15 px far in the first block and 17.5 px in the last (everywhere alike: 40 px); shortest is "
+        "head 2 of block 2 (5 px)."
     )
     assert sentences.importance("m", importance.Importance(0.5, [0.25, 0.5]), "skipped") == (
         "m: nearest neighbours are right for 50.0 %; when a block is skipped they lose most, 25.0 points, with block "
@@ -416,6 +416,13 @@ def test_sentences_say_what_the_numbers_do() -> None:
     assert sentences.within("m", [[None]]) == "m: CKA of the first block and the last not known."
 
 
+def test_a_heat_map_leaves_cells_without_a_number_empty() -> None:
+    full, empty = (figures.heatmap([[0.1, 0.9], [value, 0.2]], "b", "a", "CKA") for value in (0.5, None))
+    cells = [re.findall(r'<g id="QuadMesh_1">.*?</g>', text, flags=re.DOTALL)[0] for text in (full, empty)]
+    assert [len(re.findall("fill: #", text)) for text in cells] == [4, 3]
+    assert all(f">{word}<" in full for word in ("a", "b", "CKA"))
+
+
 def test_models_of_one_name_keep_apart() -> None:
     found = loading.labels_of(["runs/a/encoder", "timm:vit_x.y", "other/a", "runs/b c/", "encoder"])
-    assert found == ["a", "vit_x.y", "a-3", "b_c", "encoder"]
+    assert found == ["a", "vit_x.y", "a-2", "b_c", "encoder"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -174,7 +175,8 @@ def labels_of(sources: Sequence[str]) -> list[str]:
         if stem in ("encoder", "classifier"):
             stem = source.rstrip("/").split("/")[-2] if "/" in source.rstrip("/") else stem
         name = "".join(sign if sign.isalnum() or sign in "-." else "_" for sign in stem).strip(".") or "model"
-        found.append(name if name not in found else f"{name}-{len(found) + 1}")
+        numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        found.append(next(candidate for candidate in numbered if candidate not in found))
     return found
 
 

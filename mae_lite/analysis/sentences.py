@@ -41,8 +41,8 @@ def between(name: str, other: str, matrix: Matrix) -> str:
 def distance(name: str, per_head: PerHead, uniform_px: float) -> str:
     """Say how far heads look, beside attention that looks everywhere alike, which looks ``uniform_px`` far."""
     return (
-        f"{name}: heads look {_mean(per_head[0]):.0f} px far in the first block and {_mean(per_head[-1]):.0f} px in "
-        f"the last (everywhere alike: {uniform_px:.0f} px); {_extreme(per_head, 'shortest', ' px')}."
+        f"{name}: heads look {_mean(per_head[0]):.3g} px far in the first block and {_mean(per_head[-1]):.3g} px in "
+        f"the last (everywhere alike: {uniform_px:.3g} px); {_extreme(per_head, 'shortest', ' px')}."
     )
 
 
@@ -50,7 +50,7 @@ def entropy(name: str, per_head: PerHead, uniform_nats: float) -> str:
     """Say how widely heads look, beside attention that looks everywhere alike, of ``uniform_nats``."""
     return (
         f"{name}: attention has {_mean(per_head[0]):.2f} nats in the first block and {_mean(per_head[-1]):.2f} in the "
-        f"last (everywhere alike: {uniform_nats:.2f}); {_extreme(per_head, 'narrowest', ' nats', digits=2)}."
+        f"last (everywhere alike: {uniform_nats:.2f}); {_extreme(per_head, 'narrowest', ' nats')}."
     )
 
 
@@ -77,9 +77,9 @@ def looking(name: str, first: float, last: float) -> str:
     )
 
 
-def _extreme(per_head: PerHead, word: str, unit: str, digits: int = 0) -> str:
+def _extreme(per_head: PerHead, word: str, unit: str) -> str:
     value, block, head = min((value, b, h) for b, row in enumerate(per_head) for h, value in enumerate(row))
-    return f"{word} is head {head + 1} of block {block + 1} ({value:.{digits}f}{unit})"
+    return f"{word} is head {head + 1} of block {block + 1} ({value:.3g}{unit})"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -85,7 +85,7 @@ def _described(observer: Observer) -> dict[str, Any]:
 
 def _add_cka(found: Contents, one: str, other: str, matrix: Tensor) -> None:
     cells = [[None if math.isnan(value) else value for value in row] for row in matrix.tolist()]
-    stem = f"cka-{one}" if one == other else f"cka-{one}-{other}"
+    stem = f"cka-{one}" if one == other else f"cka-{one}+{other}"  # no name has a plus
     said = sentences.within(one, cells) if one == other else sentences.between(one, other, cells)
     found.numbers(f"{stem}.json", {"rows": one, "columns": other, "cka": cells, "sentence": said})
     picture = figures.heatmap(cells, f"block of {other}", f"block of {one}", "CKA")
