@@ -378,6 +378,15 @@ def test_bad_input_is_explained(tmp_path: Path) -> None:
     assert summary["images"] == 6
 
 
+def test_a_bad_image_is_left_out_for_every_model(tmp_path: Path) -> None:
+    run, photos = of_run(tmp_path / "run"), unlabelled(tmp_path / "photos")
+    (tmp_path / "photos" / "3.png").write_bytes(b"no image")
+    models, asked = (run, CHECKPOINT), {"data": photos, "heads": 12, "importance": "none", "batch_size": 5}
+    with pytest.raises(DataError, match=r"3\.png(.|\n)*--on-bad skip"):
+        analyzed(tmp_path / "out", *models, **asked)
+    assert analyzed(tmp_path / "out", *models, **asked, on_bad="skip")["images"] == 5
+
+
 def test_without_a_network_published_weights_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: Any, **__: Any) -> Any:
         raise OSError("no route")
