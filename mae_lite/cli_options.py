@@ -124,6 +124,39 @@ class ConvertOptions(config.Config):
     """Take only tensors whose names begin with this, in a checkpoint of several models."""
 
 
+class AnalyzeOptions(config.Config):
+    """Options of ``mae-lite analyze``."""
+
+    data: str
+    """Images to look at; with labels, unless --importance none."""
+    split: Literal["train", "val", "test"] = "test"
+    """Split of data that has several."""
+    images: int = Field(1000, ge=10)
+    """Images to look at, drawn by seed; of each class as many where there are labels."""
+    importance: Literal["skip", "reinitialise", "none"] = "skip"
+    """What is done to one block at a time, to see what it costs nearest neighbours."""
+    pictures: int = Field(8, ge=0)
+    """Images to show with the model's tokens and attention."""
+    heads: int | None = Field(None, ge=1)
+    """Attention heads of weights that do not say and whose width does not tell."""
+    random: bool = False
+    """Give models named timm:NAME initial values instead of published weights."""
+    seed: int = Field(0, ge=0)
+    """Of the choice of images and of initial values."""
+    batch_size: int = Field(64, ge=4)
+    """Images per forward pass and per estimate of CKA, which averages over them."""
+    workers: int = Field(0, ge=0)
+    """Processes that read images."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """An unreadable image ends the analysis, or is left out."""
+    reading: config.Reading = config.Reading()
+    """How files become pixels."""
+    out: str = "analysis"
+    """Folder for figures and numbers."""
+    json_output: bool = False
+    """Print JSON instead of text (also --json)."""
+
+
 class ReportOptions(config.Config):
     """Options of ``mae-lite report``."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mae_lite import config, costs, overrides, recipes
 from mae_lite.cli_options import (
+    AnalyzeOptions,
     BenchRequest,
     CheckOptions,
     ConvertOptions,
@@ -190,6 +191,23 @@ def convert(words: Sequence[str]) -> int:
     return 0
 
 
+def analyze(words: Sequence[str]) -> int:
+    """Look into encoders, layer by layer, with figures: mae-lite analyze MODEL... --data DATA."""
+    usage = "mae-lite analyze MODEL... --data DATA [--images 1000] [--out analysis] [--FIELD VALUE ...]"
+    first, rest = positional(words, "the model", usage, "mae-lite analyze runs/NAME --data photos")
+    count = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+    flags = ["--json-output" if word == "--json" else word for word in rest[count:]]
+    base = {"reading": config.Reading().model_dump()}
+    options = options_from(flags, AnalyzeOptions, "mae-lite analyze MODEL...", base)
+    from mae_lite.analysis import analyze as analysis
+
+    settings = options.model_dump(exclude={"reading", "out", "json_output"})
+    order = analysis.Order((first, *rest[:count]), out=Path(options.out), reading=options.reading, **settings)
+    summary = analysis.analyze(order)
+    print(json.dumps(summary, indent=2) if options.json_output else plain(analysis.as_text(summary)))
+    return 0
+
+
 def report(words: Sequence[str]) -> int:
     """Write one HTML page about runs: mae-lite report RUN... [--out report.html]."""
     runs, rest = run_folders(words, "report")
@@ -235,6 +253,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": plan,
     "evaluate": evaluate,
     "convert": convert,
+    "analyze": analyze,
     "report": report,
     "watch": watch,
 }

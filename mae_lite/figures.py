@@ -112,6 +112,35 @@ def points(
     return _svg(figure)
 
 
+def heatmap(values: Sequence[Sequence[float | None]], x_label: str, y_label: str, what: str) -> str:
+    """Draw numbers between 0 and 1 as colours and return SVG text; a cell without a number stays empty.
+
+    Args:
+        values: rows, the first at the bottom; both axes count from 1.
+        x_label: of the columns.
+        y_label: of the rows.
+        what: the numbers' name.
+    """
+    axes, figure = _axes()
+    rows, columns = len(values), len(values[0])
+    cells = [[float("nan") if value is None else value for value in row] for row in values]
+    # Cells are drawn one by one: an embedded picture would not stay sharp.
+    edges = [[place + 0.5 for place in range(count + 1)] for count in (columns, rows)]
+    mesh = axes.pcolormesh(*edges, cells, vmin=0, vmax=1, cmap="magma", edgecolors="face", linewidth=0.1)
+    axes.set(xlabel=x_label, ylabel=y_label, aspect="equal")
+    axes.set_xticks(_ticks(columns))
+    axes.set_yticks(_ticks(rows))
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(mesh, ax=axes, label=what).outline.set_visible(False)
+    return _svg(figure)
+
+
+def _ticks(count: int) -> list[int]:
+    step = -(-count // 12)
+    return list(range(1, count + 1, step))
+
+
 def _shown(name: str) -> str:
     """Return a name as matplotlib shall draw it: no formula between $, no entry hidden for its leading _."""
     return name.replace("$", r"\$").replace("_", "\u200b_", 1) if name.startswith("_") else name.replace("$", r"\$")

@@ -303,3 +303,8 @@ def test_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(out.read_text())
     assert found["two_over_one"] == pytest.approx(found["rounds"][0][1] / found["rounds"][0][0])
     assert found["batch_of_each_process"] == 4
+
+
+def test_the_analysis_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = module("analysis", monkeypatch).measure(10, None, ["none"])
+    assert set(found) == {"forward_s", "importance_none_s", "peak_mib"} and min(found.values()) > 0

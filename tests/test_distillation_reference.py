@@ -15,10 +15,11 @@ from torch import Tensor
 from mae_lite import recipes
 from mae_lite.config import DistilledMAE, Recipe
 from mae_lite.methods import build
-from mae_lite.methods.distilled import DistilledAutoencoder, attention_logits, block_inputs
+from mae_lite.methods.distilled import DistilledAutoencoder, block_inputs
 from mae_lite.methods.mae import embed, patchify
 from mae_lite.methods.teacher import Teacher
 from mae_lite.models import weights
+from mae_lite.models.taps import attention_logits
 from mae_lite.models.vit import build_encoder
 
 FILE = Path(__file__).parent / "fixtures" / "distillation.safetensors"

@@ -31,7 +31,7 @@ LAYERS = (
     (("methods",),),
     (("engine",),),
     (("evaluation",),),
-    (("inputs", "checking", "converting", "preparing"), ("loading", "probing"), ("training",), ("timing",)),
+    (("inputs", "checking", "converting", "preparing", "analysis"), ("loading", "probing"), ("training",), ("timing",)),
     (("report",), ("demo_results",), ("demo",)),
     (("cli_options", "cli_words"), ("commands",), ("cli",), ("__main__",)),
 )

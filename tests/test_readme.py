@@ -24,6 +24,7 @@ TINY = {"encoder.depth": "1", "global-batch-size": "8", "stop-after-steps": "1",
 
 DATA_PAGE = (ROOT / "docs" / "data.md").read_text()
 WEIGHTS_PAGE = (ROOT / "docs" / "weights.md").read_text()
+ANALYSIS_PAGE = (ROOT / "docs" / "analysis.md").read_text()
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
 
 
@@ -36,6 +37,8 @@ def with_override(line: str) -> list[str]:
     """Return the arguments of a documented command, its model and batch made tiny."""
     program, *words = shlex.split(line)
     assert program == "mae-lite"
+    if words[0] == "analyze":
+        words = [word if before != "--images" else "10" for before, word in zip(["", *words], words, strict=False)]
     if words[0] in ("pretrain", "finetune", "bench", "plan"):
         tiny = dict(TINY) | ({"seconds": "0"} if words[0] in ("bench", "plan") else {})
         if "cifar10" not in words[1]:
@@ -105,6 +108,24 @@ def test_commands_of_the_weights_page_run(workplace: Path, capsys: pytest.Captur
     for line in lines:
         assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
     assert (workplace / "runs" / "for-huggingface" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_commands_of_the_analysis_page_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for recipe, data, out in (("mae-tiny", "photos", "photos"), ("scratch", "labelled", "photos-fine")):
+        command = "pretrain" if recipe == "mae-tiny" else "finetune"
+        line = f"mae-lite {command} {recipe} --data {data} --out runs/{out}"
+        assert cli.main(with_override(line)) == 0, capsys.readouterr().err
+    lines = [line for block in blocks("bash", ANALYSIS_PAGE) for line in block.splitlines()]
+    assert len(lines) == 2
+    for line in lines:
+        assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
+    shown = {path.name for path in (workplace / "runs" / "analysis").iterdir()}
+    named = {
+        name.replace("A", "photos").replace("B", "photos-fine")
+        for name in re.findall(r"`([\w+-]+\.(?:svg|png|json))`", ANALYSIS_PAGE)
+    }
+    assert named <= shown
 
 
 @pytest.mark.slow

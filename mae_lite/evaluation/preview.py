@@ -90,7 +90,7 @@ def reconstruction_png(method: MaskedAutoencoder, batch: Batch, recipe: config.R
     channels = images.shape[1]
     rows = [patches, torch.where(hidden, blank, patches), torch.where(hidden, painted, patches)]
     method.train(was_training)
-    return _png([_bytes(unpatchify(row, method.patch_size, channels), mean, std) for row in rows])
+    return sheet([_bytes(unpatchify(row, method.patch_size, channels), mean, std) for row in rows])
 
 
 def _bytes(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
@@ -100,7 +100,8 @@ def _bytes(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> n
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _png(rows: list[np.ndarray]) -> bytes:
+def sheet(rows: list[np.ndarray]) -> bytes:
+    """Return a PNG of rows of pictures, each [B, H, H, C] uint8; small ones are enlarged."""
     side = rows[0].shape[1]
     zoom = max(1, round(64 / side))
     cell = side * zoom + _GAP

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def load_token_teacher(
     if fetch is not None:
         model = _fetched(name, fetch)
         pixels = (model.pretrained_cfg.get("mean"), model.pretrained_cfg.get("std"))
-    elif (settings := _timm_settings(Path(name))) is not None:
-        model = _from_folder(Path(name))
+    elif (settings := timm_settings(Path(name))) is not None:
+        model = from_timm_folder(Path(name), partial(_require_tokens, name))
         known = settings.get("pretrained_cfg") or {}
         pixels = (known.get("mean"), known.get("std"))
     else:
@@ -73,7 +74,7 @@ def _fetched(name: str, fetch: Callable[[str], Any]) -> Any:
     return fetch(architecture)
 
 
-def _timm_settings(path: Path) -> Mapping[str, Any] | None:
+def timm_settings(path: Path) -> Mapping[str, Any] | None:
     """Return what stands in a timm folder's description; None for everything else."""
     if not (path / "config.json").exists():
         return None
@@ -81,8 +82,16 @@ def _timm_settings(path: Path) -> Mapping[str, Any] | None:
     return settings if "architecture" in settings else None
 
 
-def _from_folder(path: Path) -> Any:
-    """Build what ``config.json`` describes, at its own resolution, and load its tensors: every one of them."""
+def from_timm_folder(path: Path, check: Callable[[Any], None]) -> Any:
+    """Build what ``config.json`` describes, at its own resolution, and load its tensors: every one but the head's.
+
+    Args:
+        path: the folder.
+        check: raises for a model that is not wanted, before its weights are read.
+
+    Raises:
+        CheckpointError: when timm cannot build it, or the weights are missing or do not fit.
+    """
     if (path / files.MANIFEST).exists():
         files.read_folder(path)  # refuses what was damaged since it was written
     try:
@@ -93,11 +102,11 @@ def _from_folder(path: Path) -> Any:
             found=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
             fix="give a folder that this version of timm can read, or timm:NAME",
         ) from error
-    _require_tokens(str(path), model)
+    check(model)
     file = next((path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).exists()), None)
     if file is None:
         raise CheckpointError(
-            f"the teacher {str(path)!r} has no weights",
+            f"{str(path)!r} has no weights",
             found="config.json alone",
             expected="model.safetensors beside it",
             fix="copy the whole folder",

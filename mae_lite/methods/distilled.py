@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from mae_lite import config, draws
 from mae_lite.methods.base import StepOutput
 from mae_lite.methods.mae import MaskedAutoencoder, embed, patchify
 from mae_lite.methods.teacher import Taught
+from mae_lite.models.taps import attention_logits, full_precision, in_full
 from mae_lite.models.vit import init_linear
 
 
@@ -129,44 +129,7 @@ def block_inputs(encoder: Any, tokens: Tensor, wanted: Collection[int]) -> dict[
     return states
 
 
-def attention_logits(norm: nn.Module, attention: Any, tokens: Tensor) -> Tensor:
-    """Return what a block's softmax is given, q kᵀ / sqrt(D / H) [B, H, T, T], in float32 at least.
-
-    Made anew from the block's input, since fused attention shows it to nobody.
-
-    Args:
-        norm: the block's first LayerNorm.
-        attention: has ``qkv`` and ``num_heads``, and perhaps norms of queries and keys.
-        tokens: [B, T, D], what enters the block.
-    """
-    batch, count, _ = tokens.shape
-    tokens, heads = norm(_float(tokens)), attention.num_heads
-    rows = attention.qkv.weight.shape[0] // 3 * 2  # queries and keys, not values
-    weight, bias = attention.qkv.weight[:rows], attention.qkv.bias
-    both = nn.functional.linear(tokens, weight, None if bias is None else bias[:rows])  # [B, T, 2 D]
-    query, key = both.reshape(batch, count, 2, heads, -1).permute(2, 0, 3, 1, 4)  # [B, H, T, D / H] each
-    query = getattr(attention, "q_norm", _same)(query)
-    key = getattr(attention, "k_norm", _same)(key)
-    logits: Tensor = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    return logits
-
-
 def normed(encoder: Any, states: Mapping[int, Tensor], place: int) -> Tensor:
     """Return representation ``place`` [B, T, D]: of a block's first LayerNorm, or (number depth) of the final one."""
     norm = encoder.norm if place == len(encoder.blocks) else encoder.blocks[place].norm1
-    return norm(_float(states[place]))  # type: ignore[no-any-return]
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Return a context without mixed precision: differences of logits are lost in bfloat16's 8 bits."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
-def _float(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _same(values: Tensor) -> Tensor:
-    return values
+    return norm(in_full(states[place]))  # type: ignore[no-any-return]

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from mae_lite import config, draws
 from mae_lite.methods.base import StepOutput
-from mae_lite.methods.distilled import attention_logits, full_precision
 from mae_lite.methods.mask_tokens import project_masked
 from mae_lite.methods.simmim import PixelRegression
 from mae_lite.methods.teacher import Taught
+from mae_lite.models.taps import attention_logits, full_precision
 from mae_lite.models.vit import init_linear
 
 

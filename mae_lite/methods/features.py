@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from mae_lite import config, draws
 from mae_lite.methods.base import StepOutput
-from mae_lite.methods.distilled import full_precision
 from mae_lite.methods.teacher import Taught, Teacher
+from mae_lite.models.taps import full_precision
 from mae_lite.models.vit import build_encoder
 
 
