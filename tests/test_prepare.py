@@ -256,7 +256,7 @@ def test_killed_at_any_operation_it_goes_on_to_the_same_bytes(tmp_path: Path, ki
 
 
 def started(data: Path, out: Path) -> subprocess.Popen[str]:
-    """Start the command with two processes, in a group of its own; return when its first part is there."""
+    """Start the command with two processes, in a group of its own; hold all of them still when two parts are there."""
     command = [sys.executable, "-m", "mae_lite", "prepare", str(data), str(out), "--side", "100", "--workers", "2"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -266,6 +266,7 @@ def started(data: Path, out: Path) -> subprocess.Popen[str]:
     while not (out / "all" / "part-00001.arrow").exists() and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGSTOP)  # or a busy machine lets them finish before the signal comes
     return process
 
 
@@ -296,6 +297,7 @@ def test_signals_stop_every_process_and_lose_only_the_parts_in_hand(tmp_path: Pa
     for name, send in ways.items():
         process = started(data, tmp_path / name)
         send(process.pid)
+        os.killpg(process.pid, signal.SIGCONT)
         said = process.communicate(timeout=30)[1]
         if name == "kill":
             assert process.returncode == -signal.SIGKILL
