@@ -11,7 +11,6 @@ the model needs (mae_lite.costs), and stand next to the device's rate for a larg
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import sys
 import time
@@ -23,6 +22,7 @@ import gpu_record
 import timm
 import torch
 from gpu_timing import forget_peak, matmul_tflops, milliseconds, peak_gb, wait
+from peers import vit_mae
 from torch import Tensor, nn
 
 from mae_lite import config, costs, recipes
@@ -88,25 +88,8 @@ def timm_classification(batch: int, device: torch.device, tiny: bool) -> Trainee
 
 def transformers_mae(batch: int, device: torch.device, tiny: bool) -> Trainee:
     """Make MAE as in transformers, with our sizes."""
-    transformers = importlib.import_module("transformers")
     recipe = recipe_of(tiny)
-    encoder, method = recipe.plain_encoder, recipe.method
-    assert isinstance(method, config.MAE)
-    settings = transformers.ViTMAEConfig(
-        image_size=encoder.image_size,
-        patch_size=encoder.patch_size,
-        hidden_size=encoder.width,
-        num_hidden_layers=encoder.depth,
-        num_attention_heads=encoder.num_heads,
-        intermediate_size=4 * encoder.width,
-        decoder_hidden_size=method.decoder_width,
-        decoder_num_hidden_layers=method.decoder_depth,
-        decoder_num_attention_heads=method.decoder_heads,
-        decoder_intermediate_size=4 * method.decoder_width,
-        mask_ratio=method.mask_ratio,
-        norm_pix_loss=method.normalize_target,
-    )
-    model: nn.Module = transformers.ViTMAEForPreTraining(settings).to(device)
+    model: nn.Module = vit_mae(recipe).to(device)
     images = _images(batch, recipe, device)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return Trainee(

@@ -18,13 +18,14 @@ import multiprocessing
 import os
 import platform
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
+from mae_lite.engine.signals import end_with_parent
 
 IMAGES, HELD_OUT, LABELS_PER_CLASS = 10_000, 2_000, 100
 ENCODER = {"width": 128, "depth": 6, "num_heads": 8}
@@ -115,18 +116,6 @@ def measure(setting: Setting, runs: Path) -> float:
     return float(json.loads((folder / "status.json").read_text())["val_top1"])
 
 
-def start_worker() -> None:
-    """Let a worker end with its parent, however that ended."""
-
-    def follow() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
 def cut(data: Path, runs: Path) -> None:
     """Write the images to train on and those to choose by, the first of the shuffled training images."""
     runs.mkdir(parents=True, exist_ok=True)
@@ -144,7 +133,7 @@ def search(settings: Sequence[Setting], runs: Path, processes: int) -> dict[Sett
         by_pretraining.setdefault(key, []).append(setting)
     context = multiprocessing.get_context("spawn")
     found: dict[Setting, float] = {}
-    with concurrent.futures.ProcessPoolExecutor(processes, context, initializer=start_worker) as pool:
+    with concurrent.futures.ProcessPoolExecutor(processes, context, initializer=end_with_parent) as pool:
         futures = {pool.submit(_in_turn, group, runs): group for group in by_pretraining.values()}
         for future in concurrent.futures.as_completed(futures):
             for setting, accuracy in zip(futures[future], future.result(), strict=True):

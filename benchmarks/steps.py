@@ -32,6 +32,7 @@ from typing import Any
 
 import timm
 import torch
+from peers import vit_mae
 from step_profile import shares
 from torch import Tensor, nn
 
@@ -107,24 +108,7 @@ def _step(model: nn.Module, loss: Callable[[Tensor], Tensor], recipe: config.Rec
 
 def transformers_mae(recipe: config.Recipe) -> Step:
     """Return the update of transformers' MAE with our sizes."""
-    transformers: Any = importlib.import_module("transformers")
-    encoder, method = recipe.plain_encoder, recipe.method
-    assert isinstance(method, config.MAE)
-    settings = transformers.ViTMAEConfig(
-        image_size=encoder.image_size,
-        patch_size=encoder.patch_size,
-        hidden_size=encoder.width,
-        num_hidden_layers=encoder.depth,
-        num_attention_heads=encoder.num_heads,
-        intermediate_size=4 * encoder.width,
-        decoder_hidden_size=method.decoder_width,
-        decoder_num_hidden_layers=method.decoder_depth,
-        decoder_num_attention_heads=method.decoder_heads,
-        decoder_intermediate_size=4 * method.decoder_width,
-        mask_ratio=method.mask_ratio,
-        norm_pix_loss=method.normalize_target,
-    )
-    model: Any = transformers.ViTMAEForPreTraining(settings).train()
+    model = vit_mae(recipe).train()
     return _step(model, lambda images: model(pixel_values=images).loss, recipe)
 
 

@@ -12,7 +12,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ import numpy.typing as npt
 from mae_lite import config, demo_results, files, recipes
 from mae_lite.data.sources import Source
 from mae_lite.demo_results import BASELINES, LABELS, MAE, METHODS, SEEDS, Cell
-from mae_lite.engine.signals import ctrl_c_held_back
+from mae_lite.engine.signals import ctrl_c_held_back, end_with_parent
 from mae_lite.errors import EXIT_STOPPED
 from mae_lite.report import compose, page
 from mae_lite.report.read import BASELINES as BASELINES_FILE
@@ -234,15 +233,7 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # between stages the parent decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     logging.basicConfig(level=logging.WARNING, format="    %(message)s", force=True)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Do not train on as an orphan when the parent was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(EXIT_STOPPED)
+    end_with_parent()
 
 
 def _accuracy(folder: Path) -> float:

@@ -285,7 +285,7 @@ def members(group: int) -> list[int]:
 
 @pytest.mark.slow
 def test_signals_stop_every_process_and_lose_only_the_parts_in_hand(tmp_path: Path) -> None:
-    data = folder(tmp_path / "photos", 400, (150, 120))
+    data = folder(tmp_path / "photos", 400, (750, 600))  # parts that take long enough to be interrupted
     prepare(Order(str(data), tmp_path / "reference", side=100, workers=0))
     expected = tree(tmp_path / "reference")
     ways: dict[str, Callable[[int], None]] = {
@@ -543,6 +543,7 @@ def test_none_readable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     for number in range(3):
         (tmp_path / "x" / f"{number}.jpg").write_bytes(b"<html>")
     refused(capsys, 3, tmp_path / "x", tmp_path / "p", "--on-bad", "skip", mentions=("none of 3", "a web page"))
+    assert not (tmp_path / "p" / "pack.json").exists()
 
 
 def test_dry_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ def test_limits_are_reckoned_from_what_was_measured(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_forecast_is_reckoned_from_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    peaks = iter([500.0, 612.0])
+    peaks = iter([500.0, 612.0, 612.0])
     monkeypatch.setattr(forecast, "peak_memory_mb", lambda _: next(peaks))
     monkeypatch.setattr(forecast, "_available_mb", lambda _: 2000.0)
     monkeypatch.setattr(rates, "reading_rate", lambda *_: 100.0)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mae_lite import config, draws
-from mae_lite.errors import CheckpointError, ConfigError, nearest, shortly
+from mae_lite.errors import CheckpointError, ConfigError, nearest
 from mae_lite.evaluation import incoming
+from mae_lite.evaluation.teacher import fetched
 from mae_lite.evaluation.token_teacher import from_timm_folder, timm_settings
 from mae_lite.models import sizes, weights
 from mae_lite.models.relative import has_tables
@@ -116,15 +117,9 @@ def _of_timm(source: str, random: bool, seed: int) -> Any:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draws.key(seed, "init") >> 1)
-        try:
-            return timm.create_model(architecture, pretrained=not random, num_classes=0)
-        except Exception as error:  # without a network each library below raises a kind of its own
-            raise CheckpointError(
-                f"the weights of {source!r} could not be fetched",
-                found=shortly(error),
-                expected="a network, or weights that an earlier fetch left in the cache",
-                fix="--random for its initial values, or give a folder that timm wrote",
-            ) from error
+        if random:
+            return timm.create_model(architecture, pretrained=False, num_classes=0)
+        return fetched(source, architecture, "--random for its initial values, or give a folder that timm wrote")
 
 
 def _of_weights(source: str, heads: int | None) -> tuple[Any, dict[str, Any]]:

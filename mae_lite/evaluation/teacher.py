@@ -11,7 +11,7 @@ import timm
 from torch import Tensor
 
 from mae_lite import config, files
-from mae_lite.errors import CheckpointError, ConfigError, nearest
+from mae_lite.errors import CheckpointError, ConfigError, nearest, shortly
 from mae_lite.evaluation.load import initial_tensors, refuse_tables
 from mae_lite.evaluation.painting_teacher import load_painter
 from mae_lite.evaluation.token_teacher import load_token_teacher
@@ -21,6 +21,7 @@ from mae_lite.models.vit import build_encoder
 
 _log = logging.getLogger(__name__)
 _TIMM = "timm:"
+_BY_FILE = "fetch them where there is a network and give the file: --teacher model.safetensors"
 
 
 def load_teacher(recipe: config.Recipe, name: str | None) -> Teacher | None:
@@ -52,7 +53,7 @@ def load_teacher(recipe: config.Recipe, name: str | None) -> Teacher | None:
             fix="add --teacher RUN (a finished pre-training run), a timm folder, a weights file or timm:NAME",
         )
     if isinstance(method, config.FeatureDistillation):
-        return load_token_teacher(recipe, method, name, partial(_fetch, name) if name.startswith(_TIMM) else None)
+        return load_token_teacher(recipe, method, name, partial(fetched, name) if name.startswith(_TIMM) else None)
     if isinstance(method, config.DistilledSimMIM):
         return load_painter(recipe, method, name)
     shape = method.teacher(recipe.plain_encoder)
@@ -86,7 +87,7 @@ def _from_timm(name: str, shape: config.Encoder) -> Any:
             expected="a plain Vision Transformer of timm",
             fix="--teacher timm:vit_base_patch16_224.mae",
         )
-    model = _fetch(name, architecture, global_pool="token")
+    model = fetched(name, architecture, global_pool="token")
     _check_shape(name, model.state_dict(), shape)
     _check_number(name, "heads", model.blocks[0].attn.num_heads, shape.num_heads, "--method.teacher-heads")
     pixels = model.pretrained_cfg
@@ -94,16 +95,20 @@ def _from_timm(name: str, shape: config.Encoder) -> Any:
     return model
 
 
-def _fetch(name: str, architecture: str, **settings: Any) -> Any:
-    """Return timm's pre-trained model without a head, from its cache or over the network."""
+def fetched(name: str, architecture: str, fix: str = _BY_FILE, **settings: Any) -> Any:
+    """Return timm's pre-trained model without a head, from its cache or over the network.
+
+    Raises:
+        CheckpointError: when its weights are in neither; with ``fix``.
+    """
     try:
         return timm.create_model(architecture, pretrained=True, num_classes=0, **settings)
     except Exception as error:  # without a network each library below raises a kind of its own; all mean the same here
         raise CheckpointError(
             f"the weights of {name!r} could not be fetched",
-            found=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",
+            found=shortly(error),
             expected="a network, or weights that an earlier fetch left in the cache",
-            fix="fetch them where there is a network and give the file: --teacher model.safetensors",
+            fix=fix,
         ) from error
 
 

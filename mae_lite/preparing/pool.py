@@ -5,15 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 import concurrent.futures.process
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
-from mae_lite.engine.signals import ctrl_c_held_back
-from mae_lite.errors import EXIT_STOPPED, DiskError, Stopped
+from mae_lite.engine.signals import ctrl_c_held_back, end_with_parent
+from mae_lite.errors import DiskError, Stopped
 
 StateT = TypeVar("StateT")
 JobT = TypeVar("JobT")
@@ -91,15 +89,7 @@ def _start_worker(work: Any, state: Any, stop: Any) -> None:
     _task = work, state, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Do not go on, nor wait for ever, as an orphan when the parent was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(EXIT_STOPPED)
+    end_with_parent()
 
 
 def _work_here(job: Any) -> Any:

@@ -26,10 +26,8 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     Raises:
         MaeLiteError: as a run would.
     """
-    small = rates.open_setting(recipe, runtime, 8)
-    rates.step_rate(small, 0.0)
-    few = peak_memory_mb(small.device)
-    setting = rates.open_setting(recipe, runtime)
+    small, per_image = _memory_of_an_image(recipe, runtime)
+    setting = rates.open_setting(recipe, runtime, like=small)
     reading, step = rates.reading_rate(setting, seconds), rates.step_rate(setting, seconds)
     memory = peak_memory_mb(setting.device)
     order = inputs.plan(recipe, runtime, setting.job.fabric, len(setting.source), setting.source.windows)
@@ -38,7 +36,6 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     resident, gpu = setting.job.loading == "resident", setting.device.type != "cpu"
     apart = gpu and not resident  # reading and learning have processors of their own
     rate = min(reading, step) if apart else 1 / (1 / reading + 1 / step)
-    per_image = max(memory - few, 0.0) / max(setting.batch - small.batch, 1)
     available = _available_mb(setting.device)
     room = available * _SPARE - (memory - per_image * setting.batch)
     return {
@@ -69,6 +66,23 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
             cpus=usable_cpus(),
         ),
     }
+
+
+def _memory_of_an_image(recipe: config.Recipe, runtime: config.Runtime) -> tuple[rates.Setting, float]:
+    """Return a setting of a small batch, and the megabytes that an image takes in a step, from two sizes of batches.
+
+    Images that would stay on the device are left where they are meanwhile.
+    """
+    by_workers = runtime.model_copy(update={"loading": "workers"})
+    small = rates.open_setting(recipe, by_workers, 8)
+    few = _peak_mb(small)
+    large = rates.open_setting(recipe, by_workers, like=small)
+    return small, max(_peak_mb(large) - few, 0.0) / max(large.batch - small.batch, 1)
+
+
+def _peak_mb(setting: rates.Setting) -> float:
+    rates.step_rate(setting, 0.0)
+    return peak_memory_mb(setting.device)
 
 
 def _checkpoint_mb(setting: rates.Setting) -> float:

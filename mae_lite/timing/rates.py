@@ -20,6 +20,7 @@ from mae_lite.engine.ranks import start_fabric
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import ConfigError
 from mae_lite.evaluation.teacher import load_teacher
+from mae_lite.methods.teacher import Teacher
 
 FOLDER = Path("runs") / "bench"
 """Where unreadable images are listed; nothing else is written."""
@@ -34,6 +35,7 @@ class Setting:
     job: loop.Job
     source: Source
     workers: int
+    teacher: Teacher | None
 
     @property
     def batch(self) -> int:
@@ -46,13 +48,16 @@ class Setting:
         return self.job.fabric.device
 
 
-def open_setting(recipe: config.Recipe, runtime: config.Runtime, batch: int | None = None) -> Setting:
+def open_setting(
+    recipe: config.Recipe, runtime: config.Runtime, batch: int | None = None, like: Setting | None = None
+) -> Setting:
     """Build all that training needs, with updates of ``batch`` images and no accumulation.
 
     Args:
         recipe: what would be trained.
         runtime: where; one device is timed.
         batch: images per update; None takes what one forward pass of a run would have, at most 1024 on a GPU, else 64.
+        like: of the same recipe and data, to share images and teacher with.
 
     Raises:
         ConfigError: when more than one device is asked for, or the recipe does not fit the data.
@@ -60,8 +65,8 @@ def open_setting(recipe: config.Recipe, runtime: config.Runtime, batch: int | No
     """
     if runtime.devices > 1:
         raise ConfigError("devices", found=str(runtime.devices), expected="1: one device is timed", fix="--devices 1")
-    teacher = load_teacher(recipe, runtime.teacher)
-    source, _ = inputs.images(recipe, runtime)
+    source = inputs.images(recipe, runtime)[0] if like is None else like.source
+    teacher = load_teacher(recipe, runtime.teacher) if like is None else like.teacher
     fabric = start_fabric(recipe, runtime)
     whole = inputs.plan(recipe, runtime, fabric, len(source)).micro_batch_size
     given = batch or min(whole, runtime.micro_batch_size or _BATCH.get(fabric.device.type, _BATCH_ELSEWHERE))
@@ -70,7 +75,7 @@ def open_setting(recipe: config.Recipe, runtime: config.Runtime, batch: int | No
     job, _ = training.assemble(short, one_pass, fabric, StopSignals(), FOLDER, source, teacher)
     job.wrapped.train()
     reading = 0 if job.loading == "resident" else inputs.workers_of(runtime, source, fabric.world_size)
-    return Setting(job, source, reading)
+    return Setting(job, source, reading, teacher)
 
 
 def reading_rate(setting: Setting, seconds: float) -> float:
