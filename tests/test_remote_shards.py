@@ -510,6 +510,18 @@ def test_what_is_expected_is_what_comes() -> None:
     assert next(iter(plan.announced_keys(3, 9, told.append)))[1].tolist() == plan.rows(3).tolist()
 
 
+def test_a_shard_that_was_read_meanwhile_is_not_fetched_ahead(site: Site, pair: str) -> None:
+    del pair
+    shards = shard_cache.ShardCache(fetch.look([f"{site.url}/x-{number}.tar" for number in range(2)]), "x")
+    with shards.held(0) as place:
+        shards.expect([0, 1])  # one thread waits for its turn
+        until(lambda: "/x-1.tar" in site.gets)
+        shards.expect([1])
+        place.unlink()  # as when room was needed
+    until(nothing_is_fetched_ahead)
+    assert sorted(site.gets) == ["/x-0.tar", "/x-1.tar"]
+
+
 def test_a_pass_that_is_closed_fetches_nothing_more(site: Site, many: str) -> None:
     source = open_source(many)
     evict()

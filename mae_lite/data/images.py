@@ -29,17 +29,8 @@ import tifffile
 from PIL import Image, UnidentifiedImageError
 
 from mae_lite.config import Reading
-from mae_lite.data.pixels import (
-    UNDO,
-    Picture,
-    check_size,
-    from_array,
-    from_pillow,
-    key_of_png,
-    orientation,
-    too_large,
-)
-from mae_lite.data.raster import JPEG, Raster, Reduction, of_jpeg
+from mae_lite.data.pixels import UNDO, Picture, check_size, from_array, from_pillow, key_of_png, orientation, too_large
+from mae_lite.data.raster import JPEG, Raster, Reduction, of_jpeg, size_of_bare
 from mae_lite.data.sources import Encoded, Example
 from mae_lite.data.tiff import from_tiff
 from mae_lite.errors import DataError
@@ -109,12 +100,18 @@ def decode_raster(
 
 def _jpeg(encoded: bytes, reading: Reading, name: str, reduction: Reduction | None) -> Raster | None:
     """Return a plain JPEG; None for what must go the long way, where errors of the header are told, too."""
-    try:
-        with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
-            check_size(image.size, reading, name)
-            return of_jpeg(encoded, image, reading, reduction)
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        return None
+    size, turn = size_of_bare(encoded), None
+    if size is None:
+        try:
+            with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+                profile = reading.apply_profile and "icc_profile" in image.info
+                if image.format != "JPEG" or image.mode not in ("L", "RGB") or profile:
+                    return None
+                size, turn = image.size, orientation(image) if reading.turn_upright else None
+        except (UnidentifiedImageError, Image.DecompressionBombError):
+            return None
+    check_size(size, reading, name)
+    return of_jpeg(encoded, size, turn, reduction)
 
 
 @contextmanager

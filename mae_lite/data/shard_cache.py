@@ -99,10 +99,16 @@ class ShardCache:
             self._fetch(shard, lambda: False)
             yield path
 
-    def fetch(self, shard: int, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Have the shard on this disk: fetch it, unless ``stopped``, or wait until another thread or process has."""
+    def fetch(
+        self, shard: int, stopped: Callable[[], bool] = lambda: False, wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Have the shard on this disk: fetch it, unless ``stopped``, or wait until another thread or process has.
+
+        Asked whether it is still ``wanted`` when its turn has come: by then it may have been read and deleted again.
+        """
         with locks.turn(self._paths[shard].parent / _LOCK):
-            self._fetch(shard, stopped)
+            if wanted():
+                self._fetch(shard, stopped)
 
     def expect(self, shards: Iterable[int]) -> None:
         """Be told which shards are needed next, in this order: they are fetched in the background, and stay longest.
@@ -138,13 +144,13 @@ class _Ahead:
     """Threads that fetch what is expected; they end when nothing is."""
 
     def __init__(self, shards: ShardCache) -> None:
-        self._shards, self._waiting = shards, deque[int]()
+        self._shards, self._waiting, self._wanted = shards, deque[int](), frozenset[int]()
         self._lock, self._running, self.process = threading.Lock(), 0, os.getpid()
         self._generation = 0  # counts the times that nothing was expected any more
 
     def expect(self, shards: list[int]) -> None:
         with self._lock:
-            self._waiting = deque(shards)
+            self._waiting, self._wanted = deque(shards), frozenset(shards)
             self._generation += not shards
             while self._running < min(_AT_ONCE, len(shards)):
                 self._running += 1
@@ -154,6 +160,9 @@ class _Ahead:
     def _stopped(self, generation: int) -> bool:
         return self._generation != generation
 
+    def _is_wanted(self, shard: int) -> bool:
+        return shard in self._wanted
+
     def _work(self) -> None:
         while True:
             with self._lock:
@@ -162,7 +171,7 @@ class _Ahead:
                     return
                 shard, generation = self._waiting.popleft(), self._generation
             try:
-                self._shards.fetch(shard, partial(self._stopped, generation))
+                self._shards.fetch(shard, partial(self._stopped, generation), partial(self._is_wanted, shard))
             except MaeLiteError as error:
                 _log.debug("not fetched ahead: %s", error.what)
 

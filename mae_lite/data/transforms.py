@@ -15,7 +15,7 @@ from mae_lite.config import Augmentation
 from mae_lite.data import colours
 from mae_lite.data.pixels import Picture, planes
 from mae_lite.data.rand_augment import rand_augment
-from mae_lite.data.raster import Box, Raster, resized, write_planes
+from mae_lite.data.raster import Box, Raster, resize_into
 
 Pixels = npt.NDArray[np.uint8]
 Uniforms = npt.NDArray[np.float32]
@@ -89,10 +89,12 @@ class TrainTransform:
             out = np.empty((self.channels, self.image_size, self.image_size), np.uint8)
         if self.fast and not isinstance(picture, tuple):
             name = _resampling(self.augmentation.interpolation, float(u[_INTERPOLATION])).name.lower()
-            pixels = resized(picture, self._box(picture.size, u), self.image_size, name)
+            box = self._box(picture.size, u)
             if self._plain:
-                write_planes(pixels, bool(u[_FLIP] < self.augmentation.flip), out)
+                resize_into(picture, box, name, out, bool(u[_FLIP] < self.augmentation.flip))
             else:
+                pixels = np.empty((self.image_size, self.image_size, 3), np.uint8)
+                resize_into(picture, box, name, pixels.transpose(2, 0, 1))
                 write([self._changed(Image.fromarray(pixels), u, key, view)], out)
         else:
             whole = (Image.fromarray(picture.pixels),) if isinstance(picture, Raster) else planes(picture)
