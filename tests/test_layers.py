@@ -25,7 +25,7 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 # The law (DESIGN.md, Layers), lowest first. A line is a layer; what stands further left on it lies lower. A name
 # covers its sub-modules, which may import each other.
 LAYERS = (
-    (("mae_lite",), ("errors",), ("config", "files", "draws"), ("overrides", "costs", "locks")),  # L0
+    (("mae_lite",), ("errors",), ("config", "files", "draws"), ("overrides", "costs", "locks", "handover")),  # L0
     (("recipes", "rundir", "figures", "display", "tensorboard", "advice"),),  # L1
     (("data", "models", "measuring"),),
     (("methods",),),
@@ -160,6 +160,7 @@ HOMES = {
         "mae_lite.data.fetch": "downloads stream inside files.published_file",
         "mae_lite.data.shard_cache": "claims room with an empty file inside files.published_file",
         "mae_lite.locks": "makes the empty files that it locks",
+        "mae_lite.handover": "memory that other processes read, no file",
         "mae_lite.data.cache": "pyarrow writes inside files.published_file",
         "mae_lite.data.shard_index": "tarfile opens in mode 'r:' only",
         "mae_lite.cli": "os.open of /dev/null for a closed pipe",
@@ -167,10 +168,11 @@ HOMES = {
     "load": {
         "mae_lite.models.weights": "the guarded loader",
         "mae_lite.data.images": "numpy.load of an image whose header was checked, without pickle",
+        "mae_lite.handover": "pickle between a process and its children, as multiprocessing does",
     },
     "image": {
         "mae_lite.data.images": "the guarded decoder",
-        "mae_lite.data.raster": "simplejpeg, for files whose header the guard has looked at",
+        "mae_lite.data.raster": "simplejpeg, for files whose size the guard has looked at",
         "mae_lite.data.torchvision_sets": "torchvision lists its sets, the guard opens their images",
     },
     "html": {"mae_lite.report.page": "the renderer, escaping on"},

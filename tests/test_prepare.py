@@ -609,3 +609,40 @@ def test_photographs(tmp_path: Path, shared_data: Path) -> None:
     size = sum(path.stat().st_size for path in (tmp_path / "pack").glob("*/part-*.bin"))
     assert 15_000 < size / 125 < 40_000
     verified(tmp_path / "pack", 0)
+
+
+DYING = """
+import os
+from pathlib import Path
+
+from mae_lite.checking import scan
+from mae_lite.config import Reading
+from mae_lite.data.opening import open_source
+from mae_lite.errors import DiskError
+from mae_lite.preparing import pool
+
+
+class Deadly:
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+if __name__ == "__main__":
+    source = open_source("digits")
+    source.extra = Deadly(), bytes(1_000_000)  # more than a pipe holds, behind what ends the process that reads it
+    for look in (
+        lambda: list(pool.each(print, source, [1, 2, 3], 2, lambda: False)),
+        lambda: list(scan.scan(source, Reading(), 1, workers=2)),
+    ):
+        try:
+            look()
+        except DiskError as error:
+            print(error.what)
+"""
+
+
+def test_processes_that_die_at_their_start_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "dying.py").write_text(DYING)
+    command = [sys.executable, str(tmp_path / "dying.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)  # it would wait forever
+    assert done.stdout.splitlines() == ["a process that converts images died", "a process that looks at images died"]

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from mae_lite.data.pixels import Picture, planes
 from mae_lite.data.sources import Encoded, Source
 from mae_lite.engine.signals import ctrl_c_held_back
 from mae_lite.errors import DataError, DiskError
+from mae_lite.handover import Handed
 
 Values = npt.NDArray[np.float64]
 _CHUNK = 64
@@ -68,7 +70,8 @@ def scan(
             yield from _look(source, reading, channels, chunk)
         return
     context = multiprocessing.get_context("spawn")  # Arrow's threads do not survive a fork
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (source, reading, channels))
+    handed = Handed((source, reading, channels))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (handed,))
     try:
         waiting: deque[concurrent.futures.Future[list[Seen | BadFile]]] = deque()
         for chunk in chunks:
@@ -87,14 +90,15 @@ def scan(
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        handed.close()
 
 
 _job: tuple[Source, Reading, int]
 
 
-def _start_worker(source: Source, reading: Reading, channels: int) -> None:
+def _start_worker(job: Any) -> None:
     global _job
-    _job = source, reading, channels
+    _job = job
 
 
 def _look_here(chunk: Sequence[int]) -> list[Seen | BadFile]:

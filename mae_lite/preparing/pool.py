@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from mae_lite.engine.signals import ctrl_c_held_back, end_with_parent
 from mae_lite.errors import DiskError, Stopped
+from mae_lite.handover import Handed
 
 StateT = TypeVar("StateT")
 JobT = TypeVar("JobT")
@@ -44,7 +45,8 @@ def each(
         return
     context = multiprocessing.get_context("spawn")  # Arrow's threads do not survive a fork
     stop = context.RawValue("b", 0)  # without a lock, which a process that dies would keep
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (work, state, stop))
+    handed = Handed((work, state))
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (handed, stop))
     waiting: deque[concurrent.futures.Future[ResultT]] = deque()
     try:
         for job in jobs:
@@ -66,6 +68,7 @@ def each(
     finally:
         stop.value = 1
         pool.shutdown(wait=True, cancel_futures=True)
+        handed.close()
 
 
 def _result(future: concurrent.futures.Future[ResultT], stopped: Asked) -> ResultT:
@@ -84,9 +87,9 @@ def stop_error() -> Stopped:
 _task: tuple[Any, Any, Any]
 
 
-def _start_worker(work: Any, state: Any, stop: Any) -> None:
+def _start_worker(handed: Any, stop: Any) -> None:
     global _task
-    _task = work, state, stop
+    _task = *handed, stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     end_with_parent()
