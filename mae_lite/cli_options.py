@@ -175,6 +175,27 @@ class WatchOptions(config.Config):
     """Title of the page."""
 
 
+class StudyOptions(config.Config):
+    """Options of ``mae-lite study``."""
+
+    data: str | None = None
+    """Images, where the study does not bring its own."""
+    scale: Literal["smoke", "cpu", "full"] = "full"
+    """smoke walks the whole graph in minutes, cpu takes hours on a few processors, full is the study."""
+    out: str = "runs/studies"
+    """Folder of the run folders, which all studies in it share; table and page go to OUT/STUDY."""
+    processes: int | None = Field(None, ge=1)
+    """Stages carried out at once, which share the processors; None takes as many as there are processors, or GPUs."""
+    seeds: int | None = Field(None, ge=1)
+    """Take so many of the study's seeds only."""
+    updates: int | None = Field(None, ge=1)
+    """Cut every training to so many updates, for a quick look."""
+    dry_run: bool = False
+    """Print every stage with its command, state, and reckoned time and disk, and do nothing."""
+    only_report: bool = False
+    """Write table and page of what is finished, and run nothing."""
+
+
 class DemoOptions(config.Config):
     """Options of ``mae-lite demo``."""
 

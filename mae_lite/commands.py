@@ -21,6 +21,7 @@ from mae_lite.cli_options import (
     PlanRequest,
     PrepareOptions,
     ReportOptions,
+    StudyOptions,
     WatchOptions,
 )
 from mae_lite.cli_words import options_from, positional, run_folders
@@ -234,6 +235,24 @@ def watch(words: Sequence[str]) -> int:
     return 0
 
 
+def study(words: Sequence[str]) -> int:
+    """Carry out a whole comparison, with its table and page: mae-lite study NAME [--data DATA] [--dry-run]."""
+    from mae_lite import studies
+
+    usage = "mae-lite study NAME [--data DATA] [--scale smoke|cpu|full] [--dry-run] [--FIELD VALUE ...]"
+    known = f"{usage}\nstudies: {', '.join(studies.names())}"
+    name, rest = positional(words, "the study", known, "mae-lite study digits")
+    options = options_from(rest, StudyOptions, "mae-lite study NAME", {})
+    from mae_lite.studying import study as studying
+
+    value = studies.get(name, options.scale).shorter(options.updates, options.seeds)
+    order = studying.order(value, options.data, options.out, options.processes)
+    if options.dry_run:
+        print(studying.plan(order))
+        return 0
+    return studying.only_report(order) if options.only_report else studying.run(order)
+
+
 def demo(words: Sequence[str]) -> int:
     """Show what MAE pre-training gains on handwritten digits, in minutes, with a page to look at."""
     options = options_from(words, DemoOptions, "mae-lite demo", {})
@@ -256,4 +275,5 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "analyze": analyze,
     "report": report,
     "watch": watch,
+    "study": study,
 }

@@ -26,13 +26,13 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 # covers its sub-modules, which may import each other.
 LAYERS = (
     (("mae_lite",), ("errors",), ("config", "files", "draws"), ("overrides", "costs", "locks")),  # L0
-    (("recipes", "rundir", "figures", "display", "tensorboard", "advice"),),  # L1
+    (("recipes", "rundir", "figures", "display", "tensorboard", "advice"), ("studies",)),  # L1
     (("data", "models", "measuring"),),
     (("methods",),),
     (("engine",),),
     (("evaluation",),),
     (("inputs", "checking", "converting", "preparing", "analysis"), ("loading", "probing"), ("training",), ("timing",)),
-    (("report",), ("demo_results",), ("demo",)),
+    (("report",), ("demo_results", "studying"), ("demo",)),
     (("cli_options", "cli_words"), ("commands",), ("cli",), ("__main__",)),
 )
 PLACE = {
@@ -163,6 +163,7 @@ HOMES = {
         "mae_lite.data.cache": "pyarrow writes inside files.published_file",
         "mae_lite.data.shard_index": "tarfile opens in mode 'r:' only",
         "mae_lite.cli": "os.open of /dev/null for a closed pipe",
+        "mae_lite.studying.running": "the log that a stage's process prints into",
     },
     "load": {
         "mae_lite.models.weights": "the guarded loader",
