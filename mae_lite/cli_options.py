@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mae_lite import config
+from mae_lite.errors import ConfigError
 
 
 class ListOptions(config.Config):
@@ -194,6 +195,20 @@ class StudyOptions(config.Config):
     """Print every stage with its command, state, and reckoned time and disk, and do nothing."""
     only_report: bool = False
     """Write table and page of what is finished, and run nothing."""
+    slurm: bool = False
+    """Submit the stages to SLURM instead of carrying them out here: a job array for each round of the graph."""
+    slurm_options: tuple[str, ...] = ()
+    """Options of sbatch, without their dashes: partition=gpu gres=gpu:1 time=24:00:00."""
+
+    @model_validator(mode="after")
+    def _check(self) -> StudyOptions:
+        asked = [name for name in ("dry_run", "only_report", "slurm") if getattr(self, name)]
+        if len(asked) > 1:
+            flags = " ".join(f"--{name.replace('_', '-')}" for name in asked)
+            raise ConfigError(flags, expected="one of them", fix=f"drop all but --{asked[0].replace('_', '-')}")
+        if self.slurm_options and not self.slurm:
+            raise ConfigError("--slurm-options is not read here", expected="it with --slurm", fix="add --slurm")
+        return self
 
 
 class DemoOptions(config.Config):

@@ -174,7 +174,10 @@ HOMES = {
         "mae_lite.data.raster": "simplejpeg, for files whose header the guard has looked at",
         "mae_lite.data.torchvision_sets": "torchvision lists its sets, the guard opens their images",
     },
-    "html": {"mae_lite.report.page": "the renderer, escaping on"},
+    "html": {
+        "mae_lite.report.page": "the renderer, escaping on",
+        "mae_lite.studying.slurm": "a shell script, its words quoted by shlex",
+    },
     "url": {
         "mae_lite.data.fetch": "the fetcher",
         "mae_lite.report.watch": "a server for this machine alone; nothing is fetched",

@@ -66,6 +66,8 @@ def _as_words(value: Any) -> list[str]:
 
 def _differing(base: Any, ours: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(base, Mapping) and isinstance(ours, Mapping):
+        if base.get("kind") != ours.get("kind"):
+            base = {}  # where a flag asks for another kind, its settings start from its own defaults
         for key in ours:  # what an older version did not record had today's default
             yield from _differing(base.get(key), ours.get(key), f"{prefix}.{key}" if prefix else str(key))
     elif base != ours:

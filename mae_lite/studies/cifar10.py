@@ -57,7 +57,7 @@ def _notes(scale: Scale) -> tuple[str, ...]:
         return ("The recipes as they are; MoCo-v3 has the layer decay that the paper found best for it.",)
     blocks = f"Encoders, the teacher's too, have {_DEPTH[scale]} blocks instead of 12."
     if scale == "smoke":
-        return (blocks, "Ten updates in batches of 64: this shows that everything works, and nothing else.")
+        return (blocks,)
     return (blocks, "Pre-training has 3 epochs, where 400 would be right; the order of methods may change with more.")
 
 

@@ -29,6 +29,8 @@ class Row(Config):
     """None trains from scratch."""
     finetuning: Recipe
     """How the classifier is trained."""
+    bound: bool = False
+    """Whether it knows what the others do not, so that it bounds them from above instead of competing."""
     published: float | None = None
     """Top-1 in percent that the source reports."""
 

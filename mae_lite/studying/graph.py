@@ -147,7 +147,7 @@ class _Builder:
         folder = self._root / name
         models = [str(stage.folder) for stage in encoders]
         words = ("analyze", *models, "--data", self._data, "--images", str(analysis.images), "--out", str(folder))
-        needs = tuple(dict.fromkeys(stage.name for stage in encoders))
+        needs = tuple(stage.name for stage in encoders)
         recipe, images = encoders[0].recipe, analysis.images * len(encoders)
         return self._add(Stage(name, "analyze", folder, words, needs, recipe, self._data, images))
 

@@ -33,7 +33,7 @@ def table(study: Study, graph: Graph, data: str) -> dict[str, Any]:
         about |= {"labels_per_class": labels, "seed": cell.seed, "run": str(cell.folder)}
         numbers.append({**about, "top1_percent": 100 * measured.top1, "published_percent": cell.row.published})
     means = [
-        {"method": row, "task": task, "seeds": sorted(found), **_interval(Estimate(tuple(found.values())))}
+        {"method": row, "task": task, "seeds": list(found), **_interval(Estimate(tuple(found.values())))}
         for (row, task), found in values.items()
         if found
     ]
@@ -71,6 +71,38 @@ def _differences(study: Study, values: Values) -> Iterator[dict[str, Any]]:
 
 def _interval(estimate: Estimate) -> dict[str, Any]:
     return {"mean": estimate.mean, "half_width_95": estimate.half_width, "values": list(estimate.values)}
+
+
+def headline(study: Study, found: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each task: the best row, how far the others are behind, and what bounds them."""
+    said = []
+    for task in dict.fromkeys(item["task"] for item in found["means"]):
+        here = {item["method"]: item for item in found["means"] if item["task"] == task}
+        rivals = [row.name for row in study.rows if row.name in here and not row.bound]
+        if not rivals:
+            continue
+        best = max(rivals, key=lambda name: float(here[name]["mean"]))
+        behind = [f"{name} {_behind(here[best], here[name])}" for name in rivals if name != best]
+        bounds = [f"{row.name} {_mean(here[row.name])} %" for row in study.rows if row.bound and row.name in here]
+        text = f"{task}: {best} is best with {_mean(here[best])} % on the test images"
+        text += f"; points to it, paired by seed: {', '.join(behind)}" if behind else ""
+        said.append(text + (f". Bound from above: {', '.join(bounds)}." if bounds else "."))
+    return said or ["Nothing is measured yet."]
+
+
+def _mean(item: Mapping[str, Any]) -> str:
+    return Estimate(tuple(item["values"])).text()
+
+
+def _behind(best: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    ours, theirs = (dict(zip(item["seeds"], item["values"], strict=True)) for item in (other, best))
+    common = sorted(set(ours) & set(theirs))
+    if not common:
+        return "no seed in common"
+    gain = Estimate(tuple(ours[seed] - theirs[seed] for seed in common))
+    half = gain.half_width
+    spread = "" if half is None else f" ± {half:.1f}"
+    return f"{gain.mean:+.1f}{spread}" + (" (within chance)" if half is not None and abs(gain.mean) <= half else "")
 
 
 def as_text(found: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mae_lite import files
 from mae_lite.errors import EXIT_STOPPED, ConfigError, StudyError, plain
 from mae_lite.report import charts, compose, page
 from mae_lite.studies.values import Study
-from mae_lite.studying import forecast, graph, results
+from mae_lite.studying import forecast, graph, results, slurm
 from mae_lite.studying.running import Outcome, Pool
 from mae_lite.timing.clock import clock
 
@@ -37,26 +38,25 @@ class Order:
 
 
 def order(study: Study, data: str | None, out: str, processes: int | None) -> Order:
-    """Return the order.
+    """Return the order of a study.
 
     Raises:
         ConfigError: when the study needs images that nobody named.
     """
-    images = data or study.data
-    if images is None:
+    if data is None:
         raise ConfigError(
             f"study {study.name!r}",
             found="no --data",
             expected="its images, which do not come with this package",
-            fix=f"mae-lite study {study.name} --data DATA (a folder of parquet files, of images, ...)",
+            fix="add --data DATA (a folder of parquet files, of images, ...)",
         )
-    return Order(study, images, Path(out), processes)
+    return Order(study, data, Path(out), processes)
 
 
 def plan(wanted: Order) -> str:
     """Return the graph with commands, states and forecasts; nothing is written and no data are read."""
     found = forecast.forecast(wanted.study, graph.build(wanted.study, wanted.root, wanted.data))
-    return plain(forecast.as_text(wanted.study, found, wanted.processes or len(os.sched_getaffinity(0))))
+    return forecast.as_text(wanted.study, found, wanted.processes or len(os.sched_getaffinity(0)))
 
 
 def run(wanted: Order) -> int:
@@ -91,10 +91,23 @@ def run(wanted: Order) -> int:
     return 0
 
 
-def only_report(wanted: Order) -> int:
-    """Write table and page of what is finished, and return 0."""
-    print("\n".join(write(wanted, graph.build(wanted.study, wanted.root, wanted.data))))
-    return 0
+def only_report(wanted: Order) -> list[str]:
+    """Write table and page of what is finished; return lines for people."""
+    return write(wanted, graph.build(wanted.study, wanted.root, wanted.data))
+
+
+def submit(wanted: Order, options: Sequence[str], last: Sequence[str]) -> str:
+    """Hand all that is missing to SLURM; return what to tell.
+
+    Args:
+        wanted: the study.
+        options: of sbatch, without their dashes.
+        last: words of the command that writes table and page in the end.
+    """
+    stages = graph.build(wanted.study, wanted.root, wanted.data)
+    jobs = slurm.submit(stages, wanted.folder, options, last)
+    logs = f"logs go to {wanted.folder / 'logs'}; given again, the command submits what is missing then"
+    return "\n".join([*jobs, logs])
 
 
 def write(wanted: Order, stages: graph.Graph) -> list[str]:
@@ -107,19 +120,26 @@ def write(wanted: Order, stages: graph.Graph) -> list[str]:
     begun = [one.folder for one in trained if (one.folder / "recipe.json").is_file()]
     if not begun:
         return lines
-    shown = compose.compose(begun, wanted.study.title, [*wanted.study.notes, *_sentences(stages)])
+    names = {cell.folder: cell.row.name for cell in stages.cells}
+    shown = compose.compose(begun, wanted.study.title, _notes(wanted.study, stages), names=names)
+    said = results.headline(wanted.study, found)
     path = wanted.folder / "report.html"
-    page.write(dataclasses.replace(shown, figures=[*_figures(stages), *shown.figures]), path)
+    page.write(dataclasses.replace(shown, headline=said, figures=[*shown.figures, *_figures(stages)]), path)
     return [*lines, f"The page: {path}"]
 
 
-def _sentences(stages: graph.Graph) -> list[str]:
-    """Say where the analyses are."""
-    return [
-        f"Analysis {analysis.name!r}, of {', '.join(analysis.rows)} at the first seed: {stage.folder}"
-        for analysis, stage in stages.analyses
-        if stage.state() == "done"
-    ]
+def _notes(study: Study, stages: graph.Graph) -> list[str]:
+    """Return the study's notes, what was cut, and which run is which row of an analysis."""
+    cut = study.updates
+    notes = [*study.notes]
+    if cut is not None:
+        notes.append(f"Every training was cut to {cut:,} updates: this shows that everything works, and nothing else.")
+    for analysis, stage in stages.analyses:
+        if stage.state() == "done":
+            pairs = zip(analysis.rows, stage.needs, strict=True)
+            runs = ", ".join(f"{row} ({run})" for row, run in pairs)
+            notes.append(f"Analysis {analysis.name!r}, of {runs}, lies in {stage.folder}.")
+    return notes
 
 
 def _figures(stages: graph.Graph) -> list[charts.Figure]:
