@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +272,21 @@ def test_plans_need_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for words in (["paper"], ["ablation", "mae-tiny"], ["cifar10"]):
         assert main(["study", *words, "--dry-run", "--out", str(tmp_path / "runs")]) == 0
         assert "--data DATA" in capsys.readouterr().out
+
+
+def test_the_page_of_documentation_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "studies.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    commands = [line for block in re.findall(r"```bash\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert len(commands) == 2
+    for line in commands:
+        program, *words = shlex.split(line)
+        assert program == "mae-lite" and main([*words, *([] if "--dry-run" in words else ["--dry-run"])]) == 0
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    capsys.readouterr()
+    exec(code, {})
+    assert "mae-lite finetune digits-scratch-longer --data digits" in capsys.readouterr().out
+    assert all(f"| `{name}" in page for name in studies.names())
+    assert list(tmp_path.iterdir()) == []
