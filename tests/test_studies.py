@@ -173,6 +173,23 @@ def test_table_has_means_intervals_and_paired_differences(tmp_path: Path) -> Non
     assert "MAE -2.0 ± 12.7 (within chance)" in said and said.endswith("Bound from above: supervised 98.0 ± 2.5 %.")
 
 
+def test_validation_images_stand_in_where_there_are_no_test_images(tmp_path: Path) -> None:
+    """An accuracy that was measured in training, beside the choice of the best checkpoint, does not."""
+    study = studies.get("digits").shorter(None, 1)
+    first, second = graph_of(study, tmp_path).cells[:2]
+    files.make_folder(first.folder / "eval")
+    about = {"data": "digits", "split": "val", "top1": 0.5, "fingerprint": {"sha256": "ab"}}
+    files.write_json(first.folder / "eval" / "val-1.json", about)
+    files.make_folder(second.folder)
+    files.write_text(second.folder / "metrics.jsonl", '{"step": 1, "val_top1": 0.9}\n')
+    found = results.table(study, graph_of(study, tmp_path), "digits")
+    numbers = [(item["method"], item["split"], item["top1_percent"]) for item in found["numbers"]]
+    assert numbers == [("scratch", "val", 50.0)]
+    assert results.headline(study, found) == [
+        "5 labels per class: scratch is best with 50.0 % on the validation images."
+    ]
+
+
 def test_differences_against_one_row_and_an_empty_table(tmp_path: Path) -> None:
     study = studies.get("digits").model_copy(update={"against": "scratch"})
     pairs = [(item["method"], item["minus"]) for item in measured(study, tmp_path, NUMBERS)["differences"]]

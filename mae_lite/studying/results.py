@@ -25,12 +25,17 @@ def table(study: Study, graph: Graph, data: str) -> dict[str, Any]:
     values = _empty(study)
     for cell in graph.cells:
         measured = read.read(cell.folder).accuracy() if cell.folder.is_dir() else None
-        if measured is None or measured.split != "test":
+        if measured is None or measured.sha256 == read.IN_TRAINING:
             continue
         values[cell.row.name, cell.task.name][cell.seed] = 100 * measured.top1
-        about = {"method": cell.row.name, "task": cell.task.name, "data": measured.data, "images": measured.images}
+        about: dict[str, Any] = {
+            "method": cell.row.name,
+            "task": cell.task.name,
+            "data": measured.data,
+            "split": measured.split,
+        }
         labels = study.finetuned(cell.row, cell.task, cell.seed).labels_per_class
-        about |= {"labels_per_class": labels, "seed": cell.seed, "run": str(cell.folder)}
+        about |= {"images": measured.images, "labels_per_class": labels, "seed": cell.seed, "run": str(cell.folder)}
         numbers.append({**about, "top1_percent": 100 * measured.top1, "published_percent": cell.row.published})
     means = [
         {"method": row, "task": task, "seeds": list(found), **_interval(Estimate(tuple(found.values())))}
@@ -84,10 +89,16 @@ def headline(study: Study, found: Mapping[str, Any]) -> list[str]:
         best = max(rivals, key=lambda name: float(here[name]["mean"]))
         behind = [f"{name} {_behind(here[best], here[name])}" for name in rivals if name != best]
         bounds = [f"{row.name} {_mean(here[row.name])} %" for row in study.rows if row.bound and row.name in here]
-        text = f"{task}: {best} is best with {_mean(here[best])} % on the test images"
-        text += f"; points to it, paired by seed: {', '.join(behind)}" if behind else ""
+        text = f"{task}: {best} is best with {_mean(here[best])} % on the {_split(found, task)} images"
+        text += f"; the others beside it, in points and paired by seed: {', '.join(behind)}" if behind else ""
         said.append(text + (f". Bound from above: {', '.join(bounds)}." if bounds else "."))
     return said or ["Nothing is measured yet."]
+
+
+def _split(found: Mapping[str, Any], task: str) -> str:
+    """Return what the images of a task are: test, unless validation images stood in."""
+    splits = {item["split"] for item in found["numbers"] if item["task"] == task}
+    return "test" if splits == {"test"} else "validation" if splits == {"val"} else " and ".join(sorted(splits))
 
 
 def _mean(item: Mapping[str, Any]) -> str:
@@ -113,7 +124,7 @@ def as_text(found: Mapping[str, Any]) -> str:
     lines = []
     for task in dict.fromkeys(item["task"] for item in found["means"]):
         what = "mean ± 95 % interval over seeds  (each seed)" if several else "one seed"
-        lines.append(f"{task}: test accuracy in percent, {what}")
+        lines.append(f"{task}: {_split(found, task)} accuracy in percent, {what}")
         here = [item for item in found["means"] if item["task"] == task]
         width = max(len(item["method"]) for item in here)
         for item in here:

@@ -130,10 +130,8 @@ def write(wanted: Order, stages: graph.Graph) -> list[str]:
 
 def _notes(study: Study, stages: graph.Graph) -> list[str]:
     """Return the study's notes, what was cut, and which run is which row of an analysis."""
-    cut = study.updates
-    notes = [*study.notes]
-    if cut is not None:
-        notes.append(f"Every training was cut to {cut:,} updates: this shows that everything works, and nothing else.")
+    cut = f"Every training was cut to {study.updates} updates: this shows that everything works, and nothing else."
+    notes = [*([] if study.updates is None else [cut]), *study.notes]
     for analysis, stage in stages.analyses:
         if stage.state() == "done":
             pairs = zip(analysis.rows, stage.needs, strict=True)
