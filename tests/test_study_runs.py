@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,26 @@ def test_a_stage_that_leaves_no_result_has_failed(logs: Path, monkeypatch: pytes
     told: list[str] = []
     assert Pool(1, logs, tell=told.append).run({"a": stage("a")}).failed == {"a": 0}
     assert "exit code 0" in told[0]
+
+
+def test_each_stage_has_its_share_of_the_machine(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processors are divided; GPUs are those that the user named, and free ones are taken again."""
+    seen: list[dict[str, str]] = []
+
+    class Quick:
+        returncode = 0
+
+        def __init__(self, _: object, **settings: Any) -> None:
+            seen.append(settings["env"])
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr(subprocess, "Popen", Quick)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)))
+    stages = {name: stage(name) for name in "abcd"}
+    assert len(Pool(2, logs, ("5", "7"), tell=lambda _: None).run(stages).finished) == 4
+    assert [(env["OMP_NUM_THREADS"], env["CUDA_VISIBLE_DEVICES"]) for env in seen] == [("6", "5"), ("6", "7")] * 2
 
 
 def command(out: Path, *more: str) -> list[str]:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import collections
-import ctypes
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mae_lite import files
-from mae_lite.engine.signals import StopSignals
+from mae_lite.engine.signals import StopSignals, killed_with_parent
 from mae_lite.errors import EXIT_STOPPED, plain
 from mae_lite.studying.graph import Stage
 from mae_lite.timing.clock import clock
 
 _LAST_LINES = 12
 _POLL_SECONDS = 0.1
-_DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of Linux' prctl."""
 
 
 @dataclass
@@ -49,17 +46,20 @@ class _Running:
 class Pool:
     """Carries out stages; each in a process that has its share of the processors, or a GPU."""
 
-    def __init__(self, processes: int, logs: Path, gpus: int = 0, tell: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, processes: int, logs: Path, gpus: Sequence[str] = (), tell: Callable[[str], None] = print
+    ) -> None:
         """Prepare a pool.
 
         Args:
             processes: stages at once.
             logs: folder for what they print.
-            gpus: GPUs that they take in turn; 0 leaves the choice to them.
+            gpus: names of GPUs, one for each stage, in turn; none leaves the choice to them.
             tell: takes news, line by line.
         """
         self._processes, self._logs, self._gpus, self._tell = processes, logs, gpus, tell
         self._running: list[_Running] = []
+        self._total = 0
 
     def run(self, stages: Mapping[str, Stage]) -> Outcome:
         """Carry out those of ``stages`` that are not done, in an order that their needs allow."""
@@ -106,7 +106,7 @@ class Pool:
         threads = max(1, len(os.sched_getaffinity(0)) // self._processes)
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(place % self._gpus)
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         with (self._logs / f"{stage.name}.log").open("ab") as log:
             log.write(f"$ {shlex.join(('mae-lite', *stage.words))}\n".encode())
             log.flush()
@@ -118,7 +118,7 @@ class Pool:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 process_group=0,
-                preexec_fn=_end_with_parent,
+                preexec_fn=killed_with_parent,
             )
         self._running.append(_Running(stage, process, time.monotonic(), place))
 
@@ -159,11 +159,3 @@ def failure(stage: Stage, code: int, log: Path) -> str:
         f"  log      {log}",
     ]
     return plain("\n".join([*shown, *(f"  | {line}" for line in lines)]))
-
-
-_LIBC = ctypes.CDLL(None)
-
-
-def _end_with_parent() -> None:
-    """Ask the kernel to end this process with its parent, however that ends; its last checkpoint stays."""
-    _LIBC.prctl(_DIE_WITH_PARENT, signal.SIGKILL)

@@ -71,7 +71,7 @@ def run(wanted: Order) -> int:
     """
     begun, stages = time.monotonic(), graph.build(wanted.study, wanted.root, wanted.data)
     gpus = _gpus(wanted.study)
-    processes = wanted.processes or gpus or len(os.sched_getaffinity(0))
+    processes = wanted.processes or len(gpus) or len(os.sched_getaffinity(0))
     files.make_folder(wanted.root)
     lock = files.Lock(wanted.root / "study.lock", f"pid {os.getpid()} on {socket.gethostname()}")
     try:
@@ -166,13 +166,15 @@ def _check(wanted: Order, outcome: Outcome) -> None:
     )
 
 
-def _gpus(study: Study) -> int:
-    """Return how many GPUs stages can have."""
+def _gpus(study: Study) -> tuple[str, ...]:
+    """Return the GPUs that stages can have, as CUDA_VISIBLE_DEVICES names them."""
     if study.runtime.get("accelerator") == "cpu":
-        return 0
+        return ()
     import torch
 
-    return torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = torch.cuda.device_count()
+    return tuple(named.split(",")[:count]) if named else tuple(map(str, range(count)))
 
 
 def _tell(line: str) -> None:
