@@ -134,7 +134,7 @@ def test_digits_is_killed_and_repeats_nothing(tmp_path: Path) -> None:
         r.name for r in studies.get("digits").rows
     ]
     page = (out / "digits" / "report.html").read_text()
-    assert "MAE + attention distillation" in page and "cut to 2 updates" in page and page.count("<svg") > 10
+    assert "D-MAE" in page and "cut to 2 updates" in page and page.count("<svg") > 10 and "block of supervised" in page
     again = subprocess.run(command(out), capture_output=True, text=True, check=True)
     assert "16 stages, 16 done" in again.stdout and stamps(out) == after
 

@@ -17,7 +17,7 @@ def study(scale: Scale) -> Study:
         _BOUND: Pretraining(recipe=_recipe("digits-supervised")),
         "MoCo-v3": Pretraining(recipe=_recipe("digits-mocov3")),
         "MAE": Pretraining(recipe=_recipe("digits-mae")),
-        "MAE + attention distillation": Pretraining(recipe=_recipe("digits-d-mae"), teacher=teacher),
+        "D-MAE": Pretraining(recipe=_recipe("digits-d-mae"), teacher=teacher),
     }
     tuned = recipes.get("digits-finetune")
     return Study(
@@ -28,8 +28,8 @@ def study(scale: Scale) -> Study:
             "fine-tuning from pre-trained weights is digits-finetune, whose settings were chosen for MAE.",
             "Supervised pre-training has seen the labels of all 1,346 training images, which the others have not: it "
             "says what labels are worth, and is no fair opponent where there are five of each class.",
-            "The teacher of the distillation is digits-mae-wide, trained once with the first seed; its updates come on "
-            "top of its student's.",
+            "D-MAE is MAE with attention distillation. Its teacher is digits-mae-wide, trained once with the first "
+            "seed; the teacher's updates come on top of its own.",
             "A seed decides initial values, batches, augmentation and the labelled images, in pre-training and after.",
         ),
         data="digits",

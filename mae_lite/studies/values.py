@@ -23,8 +23,8 @@ class Pretraining(Config):
 class Row(Config):
     """One row of the result: a way to come to a classifier."""
 
-    name: str
-    """What the table calls it."""
+    name: str = Field(pattern=r"^[^<>&]+$")
+    """What the table and the figures call it."""
     pretraining: Pretraining | None = None
     """None trains from scratch."""
     finetuning: Recipe
@@ -56,7 +56,8 @@ class Analysis(Config):
 class Study(Config):
     """A comparison that can be repeated: every row on every task with every seed, and the analyses."""
 
-    name: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    """Name of its folder."""
     title: str
     notes: tuple[str, ...] = ()
     """Sentences below the table: what is fair, and what is not."""

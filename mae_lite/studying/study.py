@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,17 +142,24 @@ def _notes(study: Study, stages: graph.Graph) -> list[str]:
 
 def _figures(stages: graph.Graph) -> list[charts.Figure]:
     """Return the drawings of all finished analyses, each with the sentences that say what it shows."""
-    found = []
+    found: list[charts.Figure] = []
     for analysis, stage in stages.analyses:
         if stage.state() != "done":
             continue
         summary = json.loads((stage.folder / "analysis.json").read_text(encoding="utf-8"))
+        names = dict(zip(stage.needs, analysis.rows, strict=True))
         for name, said in summary["figures"].items():
             if name.endswith(".svg"):
-                svg = (stage.folder / name).read_text(encoding="utf-8")
-                caption = f"{name.removesuffix('.svg')}: {' '.join(said)}"
-                found.append(charts.Figure(f"{analysis.name}-{name.removesuffix('.svg')}", caption, svg))
+                svg = _renamed((stage.folder / name).read_text(encoding="utf-8"), names)
+                found.append(charts.Figure(f"{analysis.name}-{len(found)}", _renamed(" ".join(said), names), svg))
     return found
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    """Call runs what the study calls their rows; the names of rows need no escaping in SVG."""
+    for run, row in names.items():
+        text = text.replace(run, row)
+    return text
 
 
 def _check(wanted: Order, outcome: Outcome) -> None:
