@@ -21,6 +21,7 @@ from mae_lite.cli_options import (
     PlanRequest,
     PrepareOptions,
     ReportOptions,
+    StudyOptions,
     WatchOptions,
 )
 from mae_lite.cli_words import options_from, positional, run_folders
@@ -234,6 +235,32 @@ def watch(words: Sequence[str]) -> int:
     return 0
 
 
+def study(words: Sequence[str]) -> int:
+    """Carry out a whole comparison, with its table and page: mae-lite study NAME [--data DATA] [--dry-run]."""
+    from mae_lite import studies
+
+    usage = "mae-lite study NAME [RECIPE] [--data DATA] [--scale smoke|cpu|full] [--dry-run] [--FIELD VALUE ...]"
+    known = f"{usage}\nstudies: {', '.join(studies.names())}; ablation takes the RECIPE that it varies"
+    name, rest = positional(words, "the study", known, "mae-lite study digits")
+    subject, rest = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
+    options = options_from(rest, StudyOptions, "mae-lite study NAME", {})
+    from mae_lite.report.repeat import flags
+    from mae_lite.studying import study as studying
+
+    value = studies.get(name, options.scale, subject).shorter(options.updates, options.seeds)
+    data = options.data or value.data or ("DATA" if options.dry_run else None)
+    order = studying.order(value, data, options.out, options.processes)
+    if options.slurm:
+        named = (name,) if subject is None else (name, subject)
+        again = flags(options.model_dump(exclude={"slurm", "slurm_options"}, exclude_defaults=True).items())
+        print(plain(studying.submit(order, options.slurm_options, ("study", *named, *again, "--only-report"))))
+        return 0
+    if options.dry_run or options.only_report:
+        print(plain(studying.plan(order) if options.dry_run else "\n".join(studying.only_report(order))))
+        return 0
+    return studying.run(order)
+
+
 def demo(words: Sequence[str]) -> int:
     """Show what MAE pre-training gains on handwritten digits, in minutes, with a page to look at."""
     options = options_from(words, DemoOptions, "mae-lite demo", {})
@@ -256,4 +283,5 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "analyze": analyze,
     "report": report,
     "watch": watch,
+    "study": study,
 }

@@ -89,6 +89,12 @@ class NumericsError(MaeLiteError):
     exit_code = 6
 
 
+class StudyError(MaeLiteError):
+    """Stages of a study that failed, each with its own error in its log."""
+
+    exit_code = 7
+
+
 def plain(text: str) -> str:
     """Return ``text`` without anything that a terminal would obey; line ends stay."""
     text = text.encode("utf-8", "backslashreplace").decode()

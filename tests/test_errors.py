@@ -695,6 +695,7 @@ def test_every_error_has_its_exit_code_and_survives_pickling() -> None:
         errors.DiskError: DISK,
         errors.Stopped: errors.EXIT_STOPPED,
         errors.NumericsError: NUMERICS,
+        errors.StudyError: 7,
     }
     assert set(errors.MaeLiteError.__subclasses__()) == set(codes)
     for kind, code in codes.items():

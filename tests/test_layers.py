@@ -26,13 +26,13 @@ TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 # covers its sub-modules, which may import each other.
 LAYERS = (
     (("mae_lite",), ("errors",), ("config", "files", "draws"), ("overrides", "costs", "locks", "handover")),  # L0
-    (("recipes", "rundir", "figures", "display", "tensorboard", "advice"),),  # L1
+    (("recipes", "rundir", "figures", "display", "tensorboard", "advice"), ("studies",)),  # L1
     (("data", "models", "measuring"),),
     (("methods",),),
     (("engine",),),
     (("evaluation",),),
     (("inputs", "checking", "converting", "preparing", "analysis"), ("loading", "probing"), ("training",), ("timing",)),
-    (("report",), ("demo_results",), ("demo",)),
+    (("report",), ("demo_results", "studying"), ("demo",)),
     (("cli_options", "cli_words"), ("commands",), ("cli",), ("__main__",)),
 )
 PLACE = {
@@ -164,6 +164,7 @@ HOMES = {
         "mae_lite.data.cache": "pyarrow writes inside files.published_file",
         "mae_lite.data.shard_index": "tarfile opens in mode 'r:' only",
         "mae_lite.cli": "os.open of /dev/null for a closed pipe",
+        "mae_lite.studying.running": "the log that a stage's process prints into",
     },
     "load": {
         "mae_lite.models.weights": "the guarded loader",
@@ -175,7 +176,10 @@ HOMES = {
         "mae_lite.data.raster": "simplejpeg, for files whose size the guard has looked at",
         "mae_lite.data.torchvision_sets": "torchvision lists its sets, the guard opens their images",
     },
-    "html": {"mae_lite.report.page": "the renderer, escaping on"},
+    "html": {
+        "mae_lite.report.page": "the renderer, escaping on",
+        "mae_lite.studying.slurm": "a shell script, its words quoted by shlex",
+    },
     "url": {
         "mae_lite.data.fetch": "the fetcher",
         "mae_lite.report.watch": "a server for this machine alone; nothing is fetched",

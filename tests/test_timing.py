@@ -17,6 +17,7 @@ from mae_lite.engine import loop
 from mae_lite.errors import ConfigError
 from mae_lite.rundir import checkpoints, read_rows
 from mae_lite.timing import bench, forecast, rates
+from mae_lite.timing.clock import clock
 from tests import toy
 
 
@@ -174,5 +175,5 @@ def test_runs_say_what_reading_took(
 
 
 def test_durations() -> None:
-    found = [forecast.clock(seconds) for seconds in (4, 95, 7260, 270_000)]
+    found = [clock(seconds) for seconds in (4, 95, 7260, 270_000)]
     assert found == ["4 s", "2 min", "2 h 1 min", "3 d 3 h"]

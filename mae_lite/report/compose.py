@@ -85,7 +85,13 @@ class Report:
     states: Mapping[str, int] = field(default_factory=dict)
 
 
-def compose(paths: Sequence[Path], title: str | None = None, notes: Sequence[str] = (), live: bool = False) -> Report:
+def compose(
+    paths: Sequence[Path],
+    title: str | None = None,
+    notes: Sequence[str] = (),
+    live: bool = False,
+    names: Mapping[Path, str] | None = None,
+) -> Report:
     """Read the runs and say what they show.
 
     Args:
@@ -93,12 +99,14 @@ def compose(paths: Sequence[Path], title: str | None = None, notes: Sequence[str
         title: of the page; by default made of the data and the recipes.
         notes: sentences to go below the tables.
         live: whether the page will ask for news.
+        names: what to call the runs of a folder and those that differ from them in their seed alone; by default the
+            recipe's name.
 
     Raises:
         CheckpointError: when a path holds no run.
     """
     runs = [read.read(folder) for folder in read.find(paths)]
-    found = groups(runs, read.baselines(paths))
+    found = groups(runs, read.baselines(paths), names)
     colours = _colours(found)
     rated = [group for group in found if group.accuracy is not None]
     states: dict[str, int] = {}

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,15 +102,19 @@ def difference(ours: Group, theirs: Group) -> Estimate | None:
     return Estimate(tuple(ours.by_seed[seed] - theirs.by_seed[seed] for seed in common))
 
 
-def groups(runs: Iterable[Run], numbers: Sequence[Baseline]) -> list[Group]:
-    """Return the groups in the order of their first run; opponents that are no runs come last."""
+def groups(runs: Iterable[Run], numbers: Sequence[Baseline], names: Mapping[Path, str] | None = None) -> list[Group]:
+    """Return the groups in the order of their first run; opponents that are no runs come last.
+
+    ``names`` says what to call the group of a folder, where the reader knows better than its recipe's name does.
+    """
     found: dict[str, list[Run]] = {}
     for run in runs:
         settings = {key: value for key, value in run.raw.items() if key not in ("seed", "note")}
         key = json.dumps([settings, run.data, run.val_data, run.pretraining, run.start], sort_keys=True, default=str)
         found.setdefault(key, []).append(run)
     members = list(found.values())
-    labels = _labels(members)
+    given = names or {}
+    labels = [given.get(runs[0].folder, label) for runs, label in zip(members, _labels(members), strict=True)]
     places = _places(members)
     result = [
         Group(label, runs[0].pretraining, runs[0].data, runs[0].labels, tuple(runs), place=places.get(_where(runs[0])))

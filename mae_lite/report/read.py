@@ -17,6 +17,9 @@ from mae_lite.report.values import ended, number, whole
 BASELINES = "baselines.json"
 """Beside run folders: numbers of opponents that are no runs, a list of objects (see :class:`Baseline`)."""
 
+IN_TRAINING = "in training"
+"""Stands for the hash of the images where an accuracy was measured in training, and none was taken."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -95,7 +98,7 @@ class Run:
                     float(newest["top1"]), split, str(newest.get("data")), sha256, whole(newest.get("images"))
                 )
         values = self.series("val_top1")[1]
-        return Measured(values[-1], "val", self.val_data or self.data, "in training", None) if values else None
+        return Measured(values[-1], "val", self.val_data or self.data, IN_TRAINING, None) if values else None
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Measured:
     split: str
     data: str
     sha256: str
-    """Of the images, where an evaluation recorded it."""
+    """Of the images, where an evaluation recorded it; :data:`IN_TRAINING` where there was none."""
     images: int | None
 
     @property
@@ -119,7 +122,7 @@ class Measured:
     def text(self) -> str:
         """The images in words."""
         kind = {"val": "validation"}.get(self.split, self.split)
-        return f"{kind} images of {self.data}" if self.sha256 != "in training" else "validation images, in training"
+        return f"{kind} images of {self.data}" if self.sha256 != IN_TRAINING else "validation images, in training"
 
 
 @dataclass(frozen=True)

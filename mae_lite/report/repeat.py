@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mae_lite import recipes
+from mae_lite.config import Recipe
 from mae_lite.report.read import Run
 
 _SKIPPED = ("name", "note", "parent")
@@ -41,9 +42,20 @@ def command(run: Run) -> str:
         words += ["--teacher", run.teacher]
     if run.pixels == "exact" and run.recipe is not None and run.recipe.encoder.channels == 3:
         words += ["--pixels", "exact"]
-    for setting, _, value in differences(run):
-        words += [f"--{setting.replace('_', '-')}", *_as_words(value)]
+    words += flags((setting, value) for setting, _, value in differences(run))
     return shlex.join([*words, "--out", f"{run.folder}-again"])
+
+
+def changes(recipe: Recipe) -> list[str]:
+    """Return the flags that make ``recipe`` of the known one of its name."""
+    base, ours = recipes.get(recipe.name).model_dump(mode="json"), recipe.model_dump(mode="json")
+    found = _differing(base, ours)
+    return flags((setting, value) for setting, _, value in found if setting.split(".")[0] not in _SKIPPED)
+
+
+def flags(settings: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return settings as words of a command line."""
+    return [word for name, value in settings for word in (f"--{name.replace('_', '-')}", *_as_words(value))]
 
 
 def _as_words(value: Any) -> list[str]:
@@ -54,6 +66,8 @@ def _as_words(value: Any) -> list[str]:
 
 def _differing(base: Any, ours: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(base, Mapping) and isinstance(ours, Mapping):
+        if base.get("kind") != ours.get("kind"):
+            base = {}  # where a flag asks for another kind, its settings start from its own defaults
         for key in ours:  # what an older version did not record had today's default
             yield from _differing(base.get(key), ours.get(key), f"{prefix}.{key}" if prefix else str(key))
     elif base != ours:

@@ -12,6 +12,7 @@ from mae_lite.data.sources import at_hand, usable_cpus
 from mae_lite.engine.optim import LearningRate
 from mae_lite.engine.ranks import free_memory_bytes, peak_memory_mb
 from mae_lite.timing import rates
+from mae_lite.timing.clock import clock
 
 PACK_SIDE = 256
 _KEPT = 3
@@ -122,14 +123,3 @@ def as_text(found: dict[str, Any]) -> str:
         f"  workers   {found['workers']}; {enough}",
     ]
     return "\n".join([*lines, *([found["advice"]] if found["advice"] else [])])
-
-
-def clock(seconds: float) -> str:
-    """Return a duration in the two largest units that it has."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    days, hours = divmod(minutes // 60, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"

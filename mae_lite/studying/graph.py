@@ -1,0 +1,194 @@
+"""From a study to its stages: what each runs, where, after which others, and how far it is.
+
+A stage's folder is named by its recipe and a hash of all that decides its result: settings, data, and the stages that
+it starts from. Whatever needs the same weights therefore finds the same folder, in this study and in others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mae_lite import files, rundir
+from mae_lite.config import Recipe, Supervised
+from mae_lite.report import repeat
+from mae_lite.studies.values import Analysis, Pretraining, Row, Study, Task
+
+State = Literal["done", "half", "new"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of a study."""
+
+    name: str
+    kind: str
+    """A key of :data:`STATES`."""
+    folder: Path
+    """Where its result appears."""
+    words: tuple[str, ...]
+    """Of the command line, after ``mae-lite``."""
+    needs: tuple[str, ...] = ()
+    """Names of the stages that have to be done before."""
+    recipe: Recipe | None = None
+    """What it trains, or measures."""
+    data: str = ""
+    images: int = 0
+    """Images that it reads: an epoch's, or all that it measures."""
+
+    def state(self) -> State:
+        """Say whether it is done, begun or new, from its folder alone."""
+        return STATES[self.kind](self)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table: a row on a task with a seed, and the folder of its classifier."""
+
+    row: Row
+    task: Task
+    seed: int
+    folder: Path
+
+
+@dataclass
+class Graph:
+    """All stages by name, each after those that it needs; and what the result is made of."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    cells: list[Cell] = field(default_factory=list)
+    analyses: list[tuple[Analysis, Stage]] = field(default_factory=list)
+
+    def levels(self) -> list[list[Stage]]:
+        """Return the stages in rounds: those of a round need stages of earlier rounds only."""
+        depth: dict[str, int] = {}
+        for name, stage in self.stages.items():
+            depth[name] = 1 + max((depth[need] for need in stage.needs), default=-1)
+        rounds = range(max(depth.values(), default=-1) + 1)
+        return [[stage for name, stage in self.stages.items() if depth[name] == number] for number in rounds]
+
+
+def build(study: Study, root: Path, data: str) -> Graph:
+    """Return the graph of ``study``.
+
+    Args:
+        study: says what is compared.
+        root: folder of all run folders.
+        data: the study's images, as ``--data`` names them.
+    """
+    return _Builder(study, root, data).build()
+
+
+class _Builder:
+    """Adds stages to a graph, each once."""
+
+    def __init__(self, study: Study, root: Path, data: str) -> None:
+        self._study, self._root, self._data = study, root, data
+        self._graph = Graph()
+
+    def build(self) -> Graph:
+        encoders: dict[tuple[str, int], Stage] = {}
+        first = self._study.seeds[0]
+        for seed in self._study.seeds:
+            for row in self._study.rows:
+                start = None if row.pretraining is None else self._pretrain(row.pretraining, seed)
+                for task in self._study.tasks:
+                    tuned = self._finetune(row, task, seed, start)
+                    encoders.setdefault((row.name, seed), start or tuned)
+                    self._graph.cells.append(Cell(row, task, seed, tuned.folder))
+        for analysis in self._study.analyses:
+            stage = self._analyze(analysis, [encoders[name, first] for name in analysis.rows])
+            self._graph.analyses.append((analysis, stage))
+        return self._graph
+
+    def _pretrain(self, wanted: Pretraining, seed: int) -> Stage:
+        teacher = None if wanted.teacher is None else self._pretrain(wanted.teacher, self._study.seeds[0])
+        recipe = self._study.pretrained(wanted.recipe, seed)
+        return self._train("pretrain", recipe, self._data, teacher=teacher)
+
+    def _finetune(self, row: Row, task: Task, seed: int, start: Stage | None) -> Stage:
+        data = task.data or self._data
+        tuned = self._train("finetune", self._study.finetuned(row, task, seed), data, init=start)
+        words = ("evaluate", str(tuned.folder), "--data", data, "--split", "test")
+        name = f"evaluate-{tuned.name}"
+        self._add(Stage(name, "evaluate", tuned.folder, words, (tuned.name,), tuned.recipe, data, self._test_images))
+        return tuned
+
+    @property
+    def _test_images(self) -> int:
+        return self._study.test_images
+
+    def _train(
+        self, kind: str, recipe: Recipe, data: str, *, init: Stage | None = None, teacher: Stage | None = None
+    ) -> Stage:
+        sources = {"--init": init, "--teacher": teacher}
+        given = {flag: stage for flag, stage in sources.items() if stage is not None}
+        identity = [recipe.digest(), data, *(None if stage is None else stage.name for stage in sources.values())]
+        name = f"{recipe.name}-{_hash(identity)}"
+        folder = self._root / name
+        words = [kind, recipe.name, "--data", data]
+        words += [word for flag, stage in given.items() for word in (flag, str(stage.folder))]
+        words += [*repeat.changes(recipe), *repeat.flags(self._runtime(recipe).items()), "--out", str(folder)]
+        needs = tuple(stage.name for stage in given.values())
+        return self._add(Stage(name, kind, folder, tuple(words), needs, recipe, data, self._study.trained_on(recipe)))
+
+    def _runtime(self, recipe: Recipe) -> Mapping[str, Any]:
+        """Return how a recipe is carried out; a classifier is validated, not probed."""
+        own, probed = self._study.runtime, not isinstance(recipe.method, Supervised)
+        own = {name: value for name, value in own.items() if probed or not name.startswith("probe_")}
+        return {"tensorboard": False, "progress": False, **own}
+
+    def _analyze(self, analysis: Analysis, encoders: list[Stage]) -> Stage:
+        identity = [analysis.images, self._data, *(stage.name for stage in encoders)]
+        name = f"analysis-{analysis.name}-{_hash(identity)}"
+        folder = self._root / name
+        models = [str(stage.folder) for stage in encoders]
+        words = ("analyze", *models, "--data", self._data, "--images", str(analysis.images), "--out", str(folder))
+        needs = tuple(stage.name for stage in encoders)
+        recipe, images = encoders[0].recipe, analysis.images * len(encoders)
+        return self._add(Stage(name, "analyze", folder, words, needs, recipe, self._data, images))
+
+    def _add(self, stage: Stage) -> Stage:
+        return self._graph.stages.setdefault(stage.name, stage)
+
+
+def _hash(identity: list[Any]) -> str:
+    return files.sha256(json.dumps(identity).encode())[:8]
+
+
+def _training(stage: Stage) -> State:
+    published = any((stage.folder / name / files.MANIFEST).is_file() for name in ("encoder", "classifier"))
+    status = _json(stage.folder / "status.json")
+    if published and status.get("state") == "finished":
+        return "done"
+    return "half" if rundir.checkpoints(stage.folder) else "new"
+
+
+def _evaluation(stage: Stage) -> State:
+    measured = [_json(path) for path in (stage.folder / "eval").glob("*.json")]
+    return "done" if any(item.get("data") == stage.data for item in measured) else "new"
+
+
+def _analysis(stage: Stage) -> State:
+    return "done" if _json(stage.folder / "analysis.json") else "new"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return a JSON object; empty where there is none, or a damaged one, whose stage is then repeated."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+STATES: dict[str, Callable[[Stage], State]] = {
+    "pretrain": _training,
+    "finetune": _training,
+    "evaluate": _evaluation,
+    "analyze": _analysis,
+}
+"""How far a stage of each kind is. A new kind is an entry here, and what adds its stages to a graph."""

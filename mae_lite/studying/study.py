@@ -1,0 +1,188 @@
+"""``mae-lite study``: carry out what is missing of a study, and write its table, its analyses and its page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mae_lite import files
+from mae_lite.errors import EXIT_STOPPED, ConfigError, StudyError, plain
+from mae_lite.report import charts, compose, page
+from mae_lite.studies.values import Study
+from mae_lite.studying import forecast, graph, results, slurm
+from mae_lite.studying.running import Outcome, Pool
+from mae_lite.timing.clock import clock
+
+
+@dataclass(frozen=True)
+class Order:
+    """A study and where it is carried out."""
+
+    study: Study
+    data: str
+    root: Path
+    """Run folders of all studies stand here; this one's table, page and logs in a folder of its name."""
+    processes: int | None = None
+    """Stages at once; None takes the processors, or the GPUs where there are some."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the table, the page and the logs."""
+        return self.root / self.study.name
+
+
+def order(study: Study, data: str | None, out: str, processes: int | None) -> Order:
+    """Return the order of a study.
+
+    Raises:
+        ConfigError: when the study needs images that nobody named.
+    """
+    if data is None:
+        raise ConfigError(
+            f"study {study.name!r}",
+            found="no --data",
+            expected="its images, which do not come with this package",
+            fix="add --data DATA (a folder of parquet files, of images, ...)",
+        )
+    return Order(study, data, Path(out), processes)
+
+
+def plan(wanted: Order) -> str:
+    """Return the graph with commands, states and forecasts; nothing is written and no data are read."""
+    found = forecast.forecast(wanted.study, graph.build(wanted.study, wanted.root, wanted.data))
+    return forecast.as_text(wanted.study, found, wanted.processes or len(os.sched_getaffinity(0)))
+
+
+def run(wanted: Order) -> int:
+    """Carry out all that is missing, and write the result.
+
+    Returns:
+        0, or 75 when it was stopped by a signal; the same command continues.
+
+    Raises:
+        StudyError: when stages failed; what does not depend on them is carried out all the same.
+        DiskError: when another study is carried out in the same folder.
+    """
+    begun, stages = time.monotonic(), graph.build(wanted.study, wanted.root, wanted.data)
+    gpus = _gpus(wanted.study)
+    processes = wanted.processes or len(gpus) or len(os.sched_getaffinity(0))
+    files.make_folder(wanted.root)
+    lock = files.Lock(wanted.root / "study.lock", f"pid {os.getpid()} on {socket.gethostname()}")
+    try:
+        found = forecast.forecast(wanted.study, stages)
+        done = sum(item.state == "done" for item in found)
+        left = clock(forecast.wall_seconds(found, processes))
+        _tell(f"{wanted.study.title}: {len(found)} stages, {done} done; about {left} left with {processes} at once")
+        outcome = Pool(processes, wanted.folder / "logs", gpus, _tell).run(stages.stages)
+        print("\n".join(["", *write(wanted, stages)]))
+    finally:
+        lock.release()
+    if outcome.stopped:
+        print("stopped; what was finished is kept, the same command continues")
+        return EXIT_STOPPED
+    _check(wanted, outcome)
+    print(f"({time.monotonic() - begun:.0f} s)")
+    return 0
+
+
+def only_report(wanted: Order) -> list[str]:
+    """Write table and page of what is finished; return lines for people."""
+    return write(wanted, graph.build(wanted.study, wanted.root, wanted.data))
+
+
+def submit(wanted: Order, options: Sequence[str], last: Sequence[str]) -> str:
+    """Hand all that is missing to SLURM; return what to tell.
+
+    Args:
+        wanted: the study.
+        options: of sbatch, without their dashes.
+        last: words of the command that writes table and page in the end.
+    """
+    stages = graph.build(wanted.study, wanted.root, wanted.data)
+    jobs = slurm.submit(stages, wanted.folder, options, last)
+    logs = f"logs go to {wanted.folder / 'logs'}; given again, the command submits what is missing then"
+    return "\n".join([*jobs, logs])
+
+
+def write(wanted: Order, stages: graph.Graph) -> list[str]:
+    """Write table and page of what is finished; return lines for people."""
+    found = results.table(wanted.study, stages, wanted.data)
+    files.make_folder(wanted.folder)
+    files.write_json(wanted.folder / "table.json", found)
+    lines = [plain(results.as_text(found)), f"The numbers: {wanted.folder / 'table.json'}"]
+    trained = [one for one in stages.stages.values() if one.recipe is not None and one.kind in ("pretrain", "finetune")]
+    begun = [one.folder for one in trained if (one.folder / "recipe.json").is_file()]
+    if not begun:
+        return lines
+    names = {cell.folder: cell.row.name for cell in stages.cells}
+    shown = compose.compose(begun, wanted.study.title, _notes(wanted.study, stages), names=names)
+    said = results.headline(wanted.study, found)
+    path = wanted.folder / "report.html"
+    page.write(dataclasses.replace(shown, headline=said, figures=[*shown.figures, *_figures(stages)]), path)
+    return [*lines, f"The page: {path}"]
+
+
+def _notes(study: Study, stages: graph.Graph) -> list[str]:
+    """Return the study's notes, what was cut, and which run is which row of an analysis."""
+    cut = f"Every training was cut to {study.updates} updates: this shows that everything works, and nothing else."
+    notes = [*([] if study.updates is None else [cut]), *study.notes]
+    for analysis, stage in stages.analyses:
+        if stage.state() == "done":
+            pairs = zip(analysis.rows, stage.needs, strict=True)
+            runs = ", ".join(f"{row} ({run})" for row, run in pairs)
+            notes.append(f"Analysis {analysis.name!r}, of {runs}, lies in {stage.folder}.")
+    return notes
+
+
+def _figures(stages: graph.Graph) -> list[charts.Figure]:
+    """Return the drawings of all finished analyses, each with the sentences that say what it shows."""
+    found: list[charts.Figure] = []
+    for analysis, stage in stages.analyses:
+        if stage.state() != "done":
+            continue
+        summary = json.loads((stage.folder / "analysis.json").read_text(encoding="utf-8"))
+        names = dict(zip(stage.needs, analysis.rows, strict=True))
+        for name, said in summary["figures"].items():
+            if name.endswith(".svg"):
+                svg = _renamed((stage.folder / name).read_text(encoding="utf-8"), names)
+                found.append(charts.Figure(f"{analysis.name}-{len(found)}", _renamed(" ".join(said), names), svg))
+    return found
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    """Call runs what the study calls their rows; the names of rows need no escaping in SVG."""
+    for run, row in names.items():
+        text = text.replace(run, row)
+    return text
+
+
+def _check(wanted: Order, outcome: Outcome) -> None:
+    if not outcome.failed:
+        return
+    others = f"; {len(outcome.skipped)} that need them were not begun" if outcome.skipped else ""
+    raise StudyError(
+        f"{len(outcome.failed)} of the stages of {wanted.study.name!r} failed{others}",
+        found=", ".join(outcome.failed),
+        fix=f"mend what the last lines above say (all of them: {wanted.folder / 'logs'}), then give the same command",
+    )
+
+
+def _gpus(study: Study) -> tuple[str, ...]:
+    """Return the GPUs that stages can have, as CUDA_VISIBLE_DEVICES names them."""
+    if study.runtime.get("accelerator") == "cpu":
+        return ()
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = torch.cuda.device_count()
+    return tuple(named.split(",")[:count]) if named else tuple(map(str, range(count)))
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
