@@ -18,6 +18,8 @@ _WHERE = {
     "index_shards": ("mae_lite.data.published_index", "publish"),
     "open_source": ("mae_lite.data.opening", "open_source"),
     "run": ("mae_lite.training", "run"),
+    "probe": ("mae_lite.frozen.probe", "probe"),
+    "embed": ("mae_lite.frozen.embed", "embed"),
     "evaluate": ("mae_lite.evaluation.classifier", "evaluate_run"),
     "load_encoder": ("mae_lite.evaluation.load", "load_encoder"),
     "load_run": ("mae_lite.evaluation.load", "load_run"),

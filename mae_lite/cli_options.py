@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from mae_lite import config
 from mae_lite.errors import ConfigError
+from mae_lite.frozen.settings import EmbedSettings, ProbeSettings
 
 
 class ListOptions(config.Config):
@@ -156,6 +157,22 @@ class AnalyzeOptions(config.Config):
     """Folder for figures and numbers."""
     json_output: bool = False
     """Print JSON instead of text (also --json)."""
+
+
+class ProbeOptions(ProbeSettings):
+    """Options of ``mae-lite probe``."""
+
+    out: str = "probe"
+    """Folder for probe.json, figures over blocks, the list of few labels, and numbers of models that are no runs."""
+    json_output: bool = False
+    """Print JSON instead of text (also --json)."""
+
+
+class EmbedOptions(EmbedSettings):
+    """Options of ``mae-lite embed``."""
+
+    out: str
+    """File to write: a table .parquet, or an array .npy with a list .csv beside it."""
 
 
 class ReportOptions(config.Config):

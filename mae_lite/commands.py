@@ -16,10 +16,12 @@ from mae_lite.cli_options import (
     CheckOptions,
     ConvertOptions,
     DemoOptions,
+    EmbedOptions,
     EvaluateOptions,
     ListOptions,
     PlanRequest,
     PrepareOptions,
+    ProbeOptions,
     ReportOptions,
     StudyOptions,
     WatchOptions,
@@ -209,6 +211,37 @@ def analyze(words: Sequence[str]) -> int:
     return 0
 
 
+def probe(words: Sequence[str]) -> int:
+    """Measure what frozen features are worth, linear and nearest neighbours: mae-lite probe MODEL... --data DATA."""
+    usage = "mae-lite probe MODEL... --data DATA [--labels-per-class N] [--blocks] [--out probe] [--FIELD VALUE ...]"
+    first, rest = positional(words, "the model", usage, "mae-lite probe runs/NAME --data labelled")
+    count = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+    flags = ["--json-output" if word == "--json" else word for word in rest[count:]]
+    base = {"reading": config.Reading().model_dump()}
+    options = options_from(flags, ProbeOptions, "mae-lite probe MODEL...", base)
+    from mae_lite.frozen import probe as probing
+    from mae_lite.frozen import writing
+
+    summary = probing.probed((first, *rest[:count]), options, Path(options.out))
+    if summary is not None:  # the first of several processes
+        print(json.dumps(summary, indent=2) if options.json_output else plain(writing.as_text(summary)))
+    return 0
+
+
+def embed(words: Sequence[str]) -> int:
+    """Write the features of every image to a file: mae-lite embed MODEL --data DATA --out features.parquet."""
+    usage = "mae-lite embed MODEL --data DATA --out features.parquet [--token class] [--blocks] [--FIELD VALUE ...]"
+    model, rest = positional(words, "the model", usage, "mae-lite embed runs/NAME --data photos --out photos.parquet")
+    base = {"reading": config.Reading().model_dump()}
+    options = options_from(rest, EmbedOptions, "mae-lite embed MODEL", {"out": "features.parquet", **base})
+    from mae_lite.frozen import embed as embedding
+
+    said = embedding.embedded_to(model, options, Path(options.out))
+    if said:
+        print(plain(said))
+    return 0
+
+
 def report(words: Sequence[str]) -> int:
     """Write one HTML page about runs: mae-lite report RUN... [--out report.html]."""
     runs, rest = run_folders(words, "report")
@@ -281,6 +314,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": evaluate,
     "convert": convert,
     "analyze": analyze,
+    "probe": probe,
+    "embed": embed,
     "report": report,
     "watch": watch,
     "study": study,

@@ -843,10 +843,26 @@ def _check_batch(recipe: Recipe) -> None:
         )
 
 
+def check_labels(per_class: int | None, fraction: float | None) -> None:
+    """Refuse two answers to the question how many labels are used.
+
+    Raises:
+        ConfigError: when both are given.
+    """
+    if per_class is not None and fraction is not None:
+        raise ConfigError(
+            "labels_per_class and label_fraction",
+            found=f"{per_class} and {fraction:g}",
+            expected="one of them, or none for all labels",
+            fix="drop --labels-per-class (or give None) or --label-fraction",
+        )
+
+
 def _check_unread(recipe: Recipe, name_of_method: str) -> None:
     """Refuse settings that pre-training would not read."""
     for name, value, unset, fix in (
         ("labels_per_class", recipe.labels_per_class, None, "pre-training takes all images: drop --labels-per-class"),
+        ("label_fraction", recipe.label_fraction, None, "pre-training takes all images: drop --label-fraction"),
         ("validation_fraction", recipe.validation_fraction, 0.0, "nothing is validated: drop --validation-fraction"),
         (
             "encoder.positions",
@@ -924,6 +940,8 @@ class Recipe(Config):
     """bf16 is mixed precision on a GPU and float32 on a CPU."""
     labels_per_class: int | None = Field(None, ge=1)
     """Train on this many images of each class, drawn by the seed; None takes all."""
+    label_fraction: float | None = Field(None, gt=0.0, lt=1.0)
+    """Train on this share of each class, at least one image, drawn by the seed; None takes all."""
     validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of train set aside, stratified by seed, when no validation data are given."""
     seed: int = Field(0, ge=0, le=2**63 - 1)
@@ -969,6 +987,7 @@ class Recipe(Config):
             _check_blocks(self.method, self.plain_encoder.depth)
         _check_views(self)
         _check_batch(self)
+        check_labels(self.labels_per_class, self.label_fraction)
         for name, values in (("mean", self.augmentation.mean), ("std", self.augmentation.std)):
             if len(values) != self.encoder.channels:
                 raise ConfigError(
@@ -995,6 +1014,8 @@ class Recipe(Config):
                 value = settings[page].get(name)
                 if value is None or value is False:  # 0.0 is a value
                     settings[page].pop(name, None)
+        if settings["label_fraction"] is None:
+            del settings["label_fraction"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

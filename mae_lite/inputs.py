@@ -15,7 +15,7 @@ from mae_lite.data.loader import Batch, evaluation_loader, training_loader, watc
 from mae_lite.data.opening import open_source, own_split
 from mae_lite.data.plan import Plan
 from mae_lite.data.sources import Source, subset, usable_cpus
-from mae_lite.data.splits import aligned, few_labels, stratified_split
+from mae_lite.data.splits import aligned, labelled_part, stratified_split
 from mae_lite.data.transforms import EvalTransform, TrainTransform
 from mae_lite.data.windows import Windows
 from mae_lite.errors import ConfigError, DataError
@@ -61,9 +61,8 @@ def images(recipe: config.Recipe, runtime: config.Runtime, given: Source | None 
     train, held_out = _held_out(recipe, runtime, train, own=given is None)
     if held_out is not None and len(held_out) == 0:
         raise _nothing_held_out(recipe, runtime, len(train))
-    if recipe.labels_per_class is not None:
-        train = subset(train, few_labels(train.labels, recipe.labels_per_class, recipe.seed, train.classes))
-    return train, held_out
+    few = labelled_part(train.labels, recipe.labels_per_class, recipe.label_fraction, recipe.seed, train.classes)
+    return train if few is None else subset(train, few), held_out
 
 
 def _held_out(recipe: config.Recipe, runtime: config.Runtime, train: Source, own: bool) -> tuple[Source, Source | None]:

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mae_lite import config, files, inputs, loading, methods, probing, rundir
 from mae_lite.advice import Starving
+from mae_lite.data import labels_file
 from mae_lite.data.sources import Source, at_hand, usable_cpus
 from mae_lite.display import display
 from mae_lite.engine import checkpoint, loop
@@ -115,6 +116,8 @@ def _run(
         ranks, data = fabric.world_size, train.describe()
         facts = {"device": _device_name(fabric), "ranks": ranks, "data": data, "pixels": runtime.pixels}
         record.record_start(**facts, loading=job.loading, resumed_at=progress.step)
+        if recipe.labels_per_class is not None or recipe.label_fraction is not None:
+            files.write_text(folder / labels_file.FILE, labels_file.as_csv(train))
         record.status("running", step=progress.step, total_steps=total)
         job.log = _logger(runtime, record, progress, _watch(job, train))
     shown = runtime.progress and fabric.is_global_zero

@@ -305,6 +305,19 @@ def test_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["batch_of_each_process"] == 4
 
 
+def test_the_probe_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "probe.json"
+    words = ["--images", "300", "--width", "8", "--epochs", "1", "--rounds", "1", "--out", str(out)]
+    threads = torch.get_num_threads()
+    try:
+        module("probe", monkeypatch).main(words)
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads(out.read_text())
+    assert found["ratios"]["ten heads at once / one head"] > 0
+    assert found["ratios"]["probe with ten rates / with one, from images (reckoned)"] >= 1
+
+
 def test_the_analysis_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = module("analysis", monkeypatch).measure(10, None, ["none"])
     assert set(found) == {"forward_s", "importance_none_s", "peak_mib"} and min(found.values()) > 0

@@ -31,7 +31,12 @@ LAYERS = (
     (("methods",),),
     (("engine",),),
     (("evaluation",),),
-    (("inputs", "checking", "converting", "preparing", "analysis"), ("loading", "probing"), ("training",), ("timing",)),
+    (
+        ("inputs", "checking", "converting", "preparing", "analysis"),
+        ("loading", "probing", "frozen"),
+        ("training",),
+        ("timing",),
+    ),
     (("report",), ("demo_results", "studying"), ("demo",)),
     (("cli_options", "cli_words"), ("commands",), ("cli",), ("__main__",)),
 )
@@ -161,6 +166,7 @@ HOMES = {
         "mae_lite.data.shard_cache": "claims room with an empty file inside files.published_file",
         "mae_lite.locks": "makes the empty files that it locks",
         "mae_lite.handover": "memory that other processes read, no file",
+        "mae_lite.frozen.embed": "pyarrow and numpy write inside files.published_file",
         "mae_lite.data.cache": "pyarrow writes inside files.published_file",
         "mae_lite.data.shard_index": "tarfile opens in mode 'r:' only",
         "mae_lite.cli": "os.open of /dev/null for a closed pipe",

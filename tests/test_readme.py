@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ TINY = {"encoder.depth": "1", "global-batch-size": "8", "stop-after-steps": "1",
 DATA_PAGE = (ROOT / "docs" / "data.md").read_text()
 WEIGHTS_PAGE = (ROOT / "docs" / "weights.md").read_text()
 ANALYSIS_PAGE = (ROOT / "docs" / "analysis.md").read_text()
+PROBES_PAGE = (ROOT / "docs" / "probes.md").read_text()
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
 
 
@@ -126,6 +127,29 @@ def test_commands_of_the_analysis_page_run(workplace: Path, capsys: pytest.Captu
         for name in re.findall(r"`([\w+-]+\.(?:svg|png|json))`", ANALYSIS_PAGE)
     }
     assert named <= shown
+
+
+@pytest.mark.slow
+def test_commands_of_the_probes_page_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for recipe, data, out in (("mae-tiny", "photos", "photos"), ("scratch", "labelled", "photos-fine")):
+        command = "pretrain" if recipe == "mae-tiny" else "finetune"
+        line = f"mae-lite {command} {recipe} --data {data} --out runs/{out}"
+        assert cli.main(with_override(line)) == 0, capsys.readouterr().err
+    lines = [line for block in blocks("bash", PROBES_PAGE) for line in block.splitlines()]
+    assert len(lines) == 3
+    for line in lines:
+        words = with_override(line)
+        assert cli.main(words) == 0, f"{line}\n{capsys.readouterr().err}"
+    assert cli.main([*with_override(lines[0]), "--blocks", "--rates", "0.05"]) == 0
+    shown = {path.name for path in (workplace / "runs" / "probe").iterdir()}
+    assert set(re.findall(r"`([\w-]+\.(?:svg|json))`", PROBES_PAGE)) <= shown
+    assert (workplace / "runs" / "probe-few" / "labels.csv").exists() and (
+        workplace / "runs" / "photos.parquet"
+    ).exists()
+    (block,) = blocks("python", PROBES_PAGE)
+    names: dict[str, Any] = {}
+    exec(compile(block, "probes.md", "exec"), names)  # the page is ours
+    assert len(names["features"]) == 1346
 
 
 @pytest.mark.slow

@@ -68,6 +68,10 @@ class Source(Protocol):
         """Be told which shards of ``windows`` are read next, in place of what was said before."""
         return None
 
+    def positions(self) -> Indices:
+        """Return where each image lies, [N], in the whole data set that this may be a part of."""
+        return np.arange(len(self), dtype=np.int64)
+
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
@@ -127,6 +131,10 @@ class Subset(Source):
     def example(self, index: int) -> Example:
         """Return the image at position ``index`` of the subset."""
         return self._source.example(int(self._indices[index]))
+
+    def positions(self) -> Indices:
+        """Return where each image lies, [n], in the data set at the bottom."""
+        return self._source.positions()[self._indices]
 
     def fingerprint(self) -> dict[str, int | str]:
         """Return the count and a SHA-256 over the whole source's and the chosen indices."""

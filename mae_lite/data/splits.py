@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -143,19 +143,70 @@ def few_labels(labels: Indices, per_class: int, seed: int, classes: tuple[str, .
     Raises:
         DataError: when there are no labels, or a class has too few images; names the class.
     """
+
+    def wanted(class_name: str, members: int) -> int:
+        if not 1 <= per_class <= members:
+            raise DataError(
+                f"{per_class} labels per class are not possible for class {class_name!r}",
+                found=f"{members} images of it",
+                expected=f"1 to {members} labels per class" if members else "at least one image",
+                fix=f"--labels-per-class {members}" if members else "add images of it or remove the class",
+            )
+        return per_class
+
+    return _drawn("labels_per_class", labels, wanted, seed, classes)
+
+
+def label_share(labels: Indices, fraction: float, seed: int, classes: tuple[str, ...] | None = None) -> Indices:
+    """Choose a share of every class, at least one image, at random by seed.
+
+    A smaller choice lies within a larger one, also within and around those of :func:`few_labels`.
+
+    Args:
+        labels: [N] class numbers.
+        fraction: share of each class to take, above 0 and at most 1.
+        seed: seed of the draw.
+        classes: class names for messages; a class without a single image is noticed only with them.
+
+    Returns:
+        Sorted indices.
+
+    Raises:
+        DataError: when there are no labels, or a class has no image; names the class.
+    """
+
+    def wanted(class_name: str, members: int) -> int:
+        if not members:
+            raise DataError(
+                f"a share of class {class_name!r} cannot be drawn",
+                found="no image of it",
+                expected="at least one",
+                fix="add images of it or remove the class",
+            )
+        return max(1, math.floor(members * fraction + 0.5))
+
+    return _drawn("label_fraction", labels, wanted, seed, classes)
+
+
+def labelled_part(
+    labels: Indices, per_class: int | None, fraction: float | None, seed: int, classes: tuple[str, ...] | None
+) -> Indices | None:
+    """Return the images that :func:`few_labels` or :func:`label_share` chooses; None where neither is asked for."""
+    if per_class is not None:
+        return few_labels(labels, per_class, seed, classes)
+    return None if fraction is None else label_share(labels, fraction, seed, classes)
+
+
+def _drawn(
+    setting: str, labels: Indices, wanted: Callable[[str, int], int], seed: int, classes: tuple[str, ...] | None
+) -> Indices:
+    """Draw as many images of each class as ``wanted`` says for its name and its number of images."""
     if len(labels) == 0 or labels.min() < 0:
-        raise DataError("labels_per_class needs labels", found="images without", fix="give labelled data with --data")
+        raise DataError(f"{setting} needs labels", found="images without", fix="give labelled data with --data")
     chosen = []
     for label in range(len(classes)) if classes else np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
-        if not 1 <= per_class <= len(members):
-            class_name = classes[label] if classes else str(label)
-            raise DataError(
-                f"{per_class} labels per class are not possible for class {class_name!r}",
-                found=f"{len(members)} images of it",
-                expected=f"1 to {len(members)} labels per class" if len(members) else "at least one image",
-                fix=f"--labels-per-class {len(members)}" if len(members) else "add images of it or remove the class",
-            )
+        count = wanted(classes[label] if classes else str(label), len(members))
         order = draws.permutation(draws.key(seed, "few labels", label), len(members))
-        chosen.append(members[order[:per_class]])
+        chosen.append(members[order[:count]])
     return np.sort(np.concatenate(chosen))

@@ -5,6 +5,7 @@ Shapes: n images of the bank, m queries, D numbers per image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ Labels = npt.NDArray[np.integer[Any]]
 _SMALLEST = 1e-12
 _ALPHAS = np.logspace(-2, 4, 7)
 _QUERIES_AT_ONCE = 1024
+_CELLS_AT_ONCE = 2**25
+"""Similarities held at once: 256 MiB."""
 
 
 def weighted_knn(
@@ -27,31 +30,69 @@ def weighted_knn(
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
+    """Return the top-1 accuracy, 0 to 1, of :func:`weighted_knns` with one k."""
+    found = weighted_knns(bank, bank_labels, queries, query_labels, ks=(k,), temperature=temperature)
+    return found[min(k, len(bank))]
+
+
+def weighted_knns(
+    bank: Table,
+    bank_labels: Labels,
+    queries: Table,
+    query_labels: Labels,
+    *,
+    ks: Sequence[int],
+    temperature: float = 0.07,
+    device: str = "cpu",
+) -> dict[int, float]:
     """Return the top-1 accuracy, 0 to 1, of the weighted nearest neighbours of Wu et al. 2018 (arXiv:1805.01978).
 
     Each of the k images of the bank with the highest cosine similarity s votes exp(s / temperature) for its class; k
     and temperature are those of DINO (Caron et al. 2021). Among equally similar images the first of the bank counts.
+    Similarities, in float64, are computed once for all k.
 
     Args:
         bank: [n, D] features with known labels.
         bank_labels: [n] class numbers from 0.
         queries: [m, D] features to classify.
         query_labels: [m] class numbers from 0.
-        k: neighbours that vote; all of the bank where it is smaller.
+        ks: neighbours that vote; all of the bank where it is smaller.
         temperature: the smaller, the more the nearest counts.
+        device: where to compare.
+
+    Returns:
+        Accuracy by k, at most n, in rising order.
     """
-    known = _unit(bank)
-    k, classes = min(k, len(bank)), int(bank_labels.max()) + 1
-    hits = 0
-    for start in range(0, len(queries), _QUERIES_AT_ONCE):
-        some = slice(start, start + _QUERIES_AT_ONCE)
-        similarity = _unit(queries[some]) @ known.T  # [m, n]
-        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]  # [m, k]
-        weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / temperature)
-        votes = np.zeros((len(nearest), classes))
-        np.add.at(votes, (np.arange(len(nearest))[:, None], bank_labels[nearest]), weights)
-        hits += int((votes.argmax(axis=1) == query_labels[some]).sum())
-    return hits / len(queries)
+    import torch
+
+    known = torch.from_numpy(_unit(bank)).to(device)
+    of_known = torch.from_numpy(bank_labels.astype(np.int64)).to(device)
+    wanted = torch.from_numpy(query_labels.astype(np.int64)).to(device)
+    hits = {k: 0 for k in sorted({min(k, len(bank)) for k in ks})}
+    step = max(1, min(_QUERIES_AT_ONCE, _CELLS_AT_ONCE // len(bank)))
+    classes = int(bank_labels.max()) + 1
+    for start in range(0, len(queries), step):
+        similarity = torch.from_numpy(_unit(queries[start : start + step])).to(device) @ known.T  # [m, n]
+        nearest = _nearest(similarity, max(hits))
+        weights = similarity.gather(1, nearest).div_(temperature).exp_()
+        votes = torch.zeros(len(nearest), classes, dtype=torch.float64, device=device)
+        done = 0
+        for k in hits:
+            votes.scatter_add_(1, of_known[nearest[:, done:k]], weights[:, done:k])
+            hits[k] += int((votes.argmax(dim=1) == wanted[start : start + step]).sum())
+            done = k
+    return {k: count / len(queries) for k, count in hits.items()}
+
+
+def _nearest(similarity: Any, k: int) -> Any:
+    """Return the places [m, k] of the largest of each row of a tensor [m, n], in falling order, of equals the first."""
+    values, places = similarity.topk(k, dim=1)
+    doubtful = ((similarity >= values[:, -1:]).sum(dim=1) > k).nonzero().flatten()  # topk takes any of the equals
+    if len(doubtful):
+        places[doubtful] = similarity[doubtful].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    places = places.sort(dim=1).values
+    order = similarity.gather(1, places).sort(dim=1, descending=True, stable=True).indices
+    return places.gather(1, order)
 
 
 def linear(bank: Table, bank_labels: Labels, queries: Table, query_labels: Labels) -> float:

@@ -53,6 +53,8 @@ class Run:
     bad_files: int
     problems: list[str] = field(default_factory=list)
     """Files that could not be read."""
+    mean_labels: int | None = None
+    """Labels per class on average, where a list of them was written."""
 
     @property
     def supervised(self) -> bool:
@@ -72,8 +74,8 @@ class Run:
 
     @property
     def labels(self) -> int | None:
-        """Labels per class; None for all."""
-        return whole(self.raw.get("labels_per_class"))
+        """Labels per class, on average where a share of each is used; None for all."""
+        return whole(self.raw.get("labels_per_class")) if self.raw.get("label_fraction") is None else self.mean_labels
 
     @property
     def updates(self) -> int | None:
@@ -188,8 +190,9 @@ def read(folder: Path) -> Run:
         rows=[row for row in _rows(folder, problems) if isinstance(row, dict) and whole(row.get("step")) is not None],
         evaluations=list(_evaluations(folder, problems)),
         previews=_previews(folder),
-        bad_files=_bad_files(folder),
+        bad_files=max(0, _lines(folder / "bad_files.csv") - 1),
         problems=problems,
+        mean_labels=_mean_labels(folder, record.get("classes")),
     )
 
 
@@ -285,8 +288,13 @@ def _previews(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(step), path) for step, path in found if step.isdecimal())
 
 
-def _bad_files(folder: Path) -> int:
+def _mean_labels(folder: Path, classes: Any) -> int | None:
+    rows = _lines(folder / "labels.csv") - 1
+    return round(rows / len(classes)) if rows > 0 and isinstance(classes, list) and classes else None
+
+
+def _lines(path: Path) -> int:
     try:
-        return max(0, len((folder / "bad_files.csv").read_text(encoding="utf-8").splitlines()) - 1)
+        return len(path.read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError):
         return 0

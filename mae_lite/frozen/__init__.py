@@ -1,0 +1,1 @@
+"""``mae-lite embed`` and ``probe``: the features of frozen encoders, and what they are worth."""
