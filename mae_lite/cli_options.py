@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -155,6 +155,23 @@ class AnalyzeOptions(config.Config):
     """Folder for figures and numbers."""
     json_output: bool = False
     """Print JSON instead of text (also --json)."""
+
+
+class LayersRequest(config.Request):
+    """A fine-tuning, and how often ``mae-lite layers`` repeats it with a part of the pre-trained blocks."""
+
+    keep: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Numbers of first, and of last, pre-trained blocks to keep; none and all are added. None takes quarters."""
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**63 - 1)], ...] = (0, 1, 2)
+    """Every point is fine-tuned once with each of these, in place of --seed."""
+    test_data: str | None = None
+    """Labelled images to measure on; by default the test split of the data."""
+    test_split: Literal["val", "test"] = "test"
+    """Split of data that has several, to measure on."""
+    processes: int = Field(1, ge=1)
+    """Runs carried out at once; they share processors and GPU."""
+    json_output: bool = False
+    """Print JSON instead of a table (also --json)."""
 
 
 class ReportOptions(config.Config):

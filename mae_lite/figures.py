@@ -87,6 +87,7 @@ def points(
     colours: Mapping[str, str],
     x_label: str,
     y_label: str,
+    places: Sequence[float] | None = None,
 ) -> str:
     """Draw every value of each method as a dot and their mean as a line, over ``groups``; return SVG text.
 
@@ -96,17 +97,24 @@ def points(
         colours: of the names.
         x_label: with its unit.
         y_label: with its unit.
+        places: where the groups stand on the x axis, rising; by default side by side.
     """
     axes, figure = _axes()
+    places = range(len(groups)) if places is None else places
+    spacing = (places[-1] - places[0]) / max(1, len(places) - 1) or 1
     for offset, (name, per_group) in enumerate(values.items()):
-        shift = (offset - (len(values) - 1) / 2) * 0.07
+        shift = (offset - (len(values) - 1) / 2) * 0.07 * spacing
         colour = colours[name]
-        for place, single in enumerate(per_group):
+        for place, single in zip(places, per_group, strict=True):
             axes.plot([place + shift] * len(single), single, "o", color=colour, markersize=3.5, alpha=0.6)
-        means = [(place + shift, sum(single) / len(single)) for place, single in enumerate(per_group) if single]
+        means = [
+            (place + shift, sum(single) / len(single))
+            for place, single in zip(places, per_group, strict=True)
+            if single
+        ]
         x, y = [place for place, _ in means], [mean for _, mean in means]
         axes.plot(x, y, "-" if len(x) > 1 else "_", color=colour, linewidth=1.6, markersize=9, label=_shown(name))
-    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xticks(places, groups)
     axes.set(xlabel=x_label, ylabel=y_label)
     _legend(axes, len(values))
     return _svg(figure)

@@ -31,8 +31,13 @@ LAYERS = (
     (("methods",),),
     (("engine",),),
     (("evaluation",),),
-    (("inputs", "checking", "converting", "preparing", "analysis"), ("loading", "probing"), ("training",), ("timing",)),
-    (("report",), ("demo_results",), ("demo",)),
+    (
+        ("inputs", "checking", "converting", "preparing", "analysis", "processes"),
+        ("loading", "probing"),
+        ("training",),
+        ("timing",),
+    ),
+    (("report",), ("demo_results",), ("demo", "layer_importance")),
     (("cli_options", "cli_words"), ("commands",), ("cli",), ("__main__",)),
 )
 PLACE = {
@@ -183,7 +188,7 @@ HOMES = {
         "mae_lite": "AttributeError is what __getattr__ owes Python",
         "mae_lite.cli": "SystemExit carries the exit code",
         "mae_lite.cli_words": "SystemExit ends --help",
-        "mae_lite.demo": "KeyboardInterrupt is what SIGTERM becomes there",
+        "mae_lite.processes": "KeyboardInterrupt is what SIGTERM becomes there",
         "mae_lite.__main__": "SystemExit carries the exit code",
         "mae_lite.files": "BlockingIOError and OSError join the system's own, caught at once",
         "mae_lite.data.fetch": "EOFError joins those of the network libraries, caught at once",
@@ -197,7 +202,7 @@ ALLOWED_RAISES = {
     "mae_lite": {"AttributeError"},
     "mae_lite.cli": {"SystemExit"},
     "mae_lite.cli_words": {"SystemExit"},
-    "mae_lite.demo": {"KeyboardInterrupt"},
+    "mae_lite.processes": {"KeyboardInterrupt"},
     "mae_lite.__main__": {"SystemExit"},
     "mae_lite.files": {"BlockingIOError", "OSError"},
     "mae_lite.data.fetch": {"EOFError"},
