@@ -136,7 +136,9 @@ class AnalyzeOptions(config.Config):
     importance: Literal["skip", "reinitialise", "none"] = "skip"
     """What is done to one block at a time, to see what it costs nearest neighbours."""
     pictures: int = Field(8, ge=0)
-    """Images to show with the model's tokens and attention."""
+    """Images to show with the model's tokens and attention, and with what a masked autoencoder paints."""
+    mask_ratios: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.5, 0.75, 0.9)
+    """Shares of the patches to hide from runs of masked autoencoders, to see what they paint."""
     heads: int | None = Field(None, ge=1)
     """Attention heads of weights that do not say and whose width does not tell."""
     random: bool = False
