@@ -207,6 +207,15 @@ def test_the_figure_has_the_numbers_at_their_places() -> None:
     assert drawn.count(figures.COLOURS["mae"].lower()) >= 3 and "n of 12" in drawn
 
 
+@pytest.mark.filterwarnings("error")
+def test_long_names_leave_room_for_the_curves() -> None:
+    names = [f"digits-finetune (method.keep_blocks ['first', {count}], from pretrained)" for count in range(6)]
+    drawn = figures.curves(
+        {name: [([0.0, 1.0], [1.0, 2.0])] for name in names}, dict.fromkeys(names, "#000000"), "x", "y"
+    )
+    assert all(name in drawn.replace("&#x27;", "'") for name in names)
+
+
 # Bad input
 
 
