@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -138,7 +138,9 @@ class AnalyzeOptions(config.Config):
     importance: Literal["skip", "reinitialise", "none"] = "skip"
     """What is done to one block at a time, to see what it costs nearest neighbours."""
     pictures: int = Field(8, ge=0)
-    """Images to show with the model's tokens and attention."""
+    """Images to show with the model's tokens and attention, and with what a masked autoencoder paints."""
+    mask_ratios: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = (0.5, 0.75, 0.9)
+    """Shares of the patches to hide from runs of masked autoencoders, to see what they paint."""
     heads: int | None = Field(None, ge=1)
     """Attention heads of weights that do not say and whose width does not tell."""
     random: bool = False
@@ -173,6 +175,23 @@ class EmbedOptions(EmbedSettings):
 
     out: str
     """File to write: a table .parquet, or an array .npy with a list .csv beside it."""
+
+
+class LayersRequest(config.Request):
+    """A fine-tuning, and how often ``mae-lite layers`` repeats it with a part of the pre-trained blocks."""
+
+    keep: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Numbers of first, and of last, pre-trained blocks to keep; none and all are added. None takes quarters."""
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**63 - 1)], ...] = (0, 1, 2)
+    """Every point is fine-tuned once with each of these, in place of --seed."""
+    test_data: str | None = None
+    """Labelled images to measure on; by default the test split of the data."""
+    test_split: Literal["val", "test"] = "test"
+    """Split of data that has several, to measure on."""
+    processes: int = Field(1, ge=1)
+    """Runs carried out at once; they share processors and GPU."""
+    json_output: bool = False
+    """Print JSON instead of a table (also --json)."""
 
 
 class ReportOptions(config.Config):

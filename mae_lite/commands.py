@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mae_lite.cli_options import (
     DemoOptions,
     EmbedOptions,
     EvaluateOptions,
+    LayersRequest,
     ListOptions,
     PlanRequest,
     PrepareOptions,
@@ -242,6 +244,40 @@ def embed(words: Sequence[str]) -> int:
     return 0
 
 
+def layers(words: Sequence[str]) -> int:
+    """Find which blocks carry what pre-training is worth, by fine-tuning: mae-lite layers RUN RECIPE --data DATA."""
+    usage = "mae-lite layers RUN RECIPE --data DATA [--keep 0 3 6 9 12] [--seeds 0 1 2] [--FIELD VALUE ...]"
+    example = "mae-lite layers runs/NAME finetune-improved --data DATA"
+    run, rest = positional(words, "the pre-trained run", usage, example)
+    name, rest = positional(rest, "the recipe", usage, example)
+    rest = ["--json-output" if word == "--json" else word for word in rest]
+    recipe = recipes.get(name)
+    request = options_from(rest, LayersRequest, f"mae-lite layers {run} {name}", {**recipe.model_dump(), "init": run})
+    for flag, given, fix in (
+        ("init", request.init != run, "the run is given once"),
+        ("seed", request.seed != recipe.seed, "use --seeds"),
+    ):
+        if given:
+            raise ConfigError(f"--{flag} is not read here", fix=f"drop --{flag}; {fix}")
+    from mae_lite.layer_importance import measure as layer_importance
+
+    order = layer_importance.Order(
+        *request.split(),
+        keep=request.keep,
+        seeds=request.seeds,
+        test_data=request.test_data,
+        test_split=request.test_split,
+        processes=request.processes,
+    )
+    try:
+        found = layer_importance.measure(order)
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept, the same command continues", file=sys.stderr)
+        return EXIT_STOPPED
+    print(json.dumps(found.numbers(), indent=2) if request.json_output else plain(found.as_text()))
+    return 0
+
+
 def report(words: Sequence[str]) -> int:
     """Write one HTML page about runs: mae-lite report RUN... [--out report.html]."""
     runs, rest = run_folders(words, "report")
@@ -316,6 +352,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "analyze": analyze,
     "probe": probe,
     "embed": embed,
+    "layers": layers,
     "report": report,
     "watch": watch,
     "study": study,

@@ -421,6 +421,9 @@ class Supervised(Config):
     the final LayerNorm. Swin has no class token; it averages behind its final LayerNorm, which stays."""
     relative_positions: bool = False
     """Add to attention a learned bias for every offset between patches, in each block and head (BEiT)."""
+    keep_blocks: tuple[Literal["first", "last"], Annotated[int, Field(ge=0)]] | None = None
+    """Keep only the first, or the last, so many blocks of the starting weights; None keeps all. What lies before the
+    blocks (patch projection, class token, positions) goes with the first block, the final LayerNorm with the last."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of the target spread over all classes."""
     mixup: float = Field(0.0, ge=0.0)
@@ -739,6 +742,29 @@ def _check_swin(recipe: Recipe) -> None:
         )
 
 
+def _check_kept(recipe: Recipe, method: Supervised) -> None:
+    """Refuse a number of blocks to keep of weights that are not there, or of an encoder that is no row of blocks."""
+    if method.keep_blocks is None:
+        return
+    side, count = method.keep_blocks
+    if recipe.start == "random" or isinstance(recipe.encoder, Swin):
+        raise ConfigError(
+            "method.keep_blocks",
+            found=f"{side} {count}",
+            expected="None, since the recipe starts from random weights"
+            if recipe.start == "random"
+            else "None, since encoder.kind swin has stages of different widths",
+            fix="drop --method.keep-blocks, or use a recipe that fine-tunes a plain Vision Transformer",
+        )
+    if count > recipe.encoder.depth:
+        raise ConfigError(
+            "method.keep_blocks",
+            found=f"{side} {count}",
+            expected=f"0 to encoder.depth {recipe.encoder.depth}",
+            fix=f"--method.keep-blocks {side} {recipe.encoder.depth}",
+        )
+
+
 def _check_blocks(method: DistilledMAE, depth: int) -> None:
     at = method.decoupled_at
     if at is not None and at > depth:
@@ -896,7 +922,7 @@ _PRETRAINING = {
 
 _LATER = {
     "augmentation": ("local_views", "local_size", "local_scale"),
-    "method": ("relative_positions",),
+    "method": ("relative_positions", "keep_blocks"),
     "optimizer": ("final_weight_decay",),
 }
 """Settings by page that came after runs had been made: off, a digest leaves them out, so that it stays what it was."""
@@ -983,6 +1009,8 @@ class Recipe(Config):
             _check_hidden(self, self.method)
         if (name := _PRETRAINING.get(self.method.kind)) is not None:
             _check_unread(self, name)
+        if isinstance(self.method, Supervised):
+            _check_kept(self, self.method)
         if isinstance(self.method, DistilledMAE):
             _check_blocks(self.method, self.plain_encoder.depth)
         _check_views(self)

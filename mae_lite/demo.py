@@ -6,18 +6,13 @@ class from MAE and from scratch, over five draws of the labels. Finished runs ar
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 import logging
-import multiprocessing
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +20,12 @@ import numpy.typing as npt
 from mae_lite import config, demo_results, files, recipes
 from mae_lite.data.sources import Source
 from mae_lite.demo_results import BASELINES, LABELS, MAE, METHODS, SEEDS, Cell
-from mae_lite.engine.signals import ctrl_c_held_back, end_with_parent
 from mae_lite.errors import EXIT_STOPPED
+from mae_lite.processes import Pool, stop_signals_raise
 from mae_lite.report import compose, page
 from mae_lite.report.read import BASELINES as BASELINES_FILE
 
 TRAINING_IMAGES = 1346
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -59,8 +53,12 @@ def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: i
     print(f"MAE pre-training without labels ({pretraining.recipe.epochs:g} epochs) in one process, and")
     print(f"{len(stages)} fine-tunings with {_list(LABELS)} labels per class beside and after it", flush=True)
     try:
-        with stop_signals_raise(), _Pool(processes) as pool:
-            pool.finish(pretraining, list(stages.values()))
+        with stop_signals_raise(), Pool(processes, partial(print, flush=True)) as pool:
+            alone = [stage for stage in stages.values() if stage.init is None]
+            pool.finish(
+                [partial(train_stage, stage) for stage in (pretraining, *alone)],
+                after_first=[partial(train_stage, stage) for stage in stages.values() if stage.init is not None],
+            )
             results = {cell: _accuracy(stage.folder) for cell, stage in stages.items()} | pool.call(baselines)
     except KeyboardInterrupt:
         print("stopped; what was finished is kept, the same command continues")
@@ -112,8 +110,8 @@ def shortened(recipe: config.Recipe, steps: int | None) -> config.Recipe:
     return recipes.derive(recipe, epochs=steps / per_epoch, warmup_epochs=steps / 10 / per_epoch)
 
 
-def train_stage(stage: Stage) -> str:
-    """Carry out one stage, unless it is finished; return how it ended."""
+def train_stage(stage: Stage) -> str | None:
+    """Carry out one stage, unless it is finished; return its name, or None when it was stopped."""
     import torch
 
     from mae_lite import training
@@ -137,7 +135,7 @@ def train_stage(stage: Stage) -> str:
     state = training.run(stage.recipe, runtime).state
     if state == "finished" and not pretrains:
         evaluate_run(stage.folder, "digits", "test")
-    return state
+    return stage.folder.name if state == "finished" else None
 
 
 def baselines() -> dict[Cell, float]:
@@ -164,76 +162,6 @@ def baselines() -> dict[Cell, float]:
 def _pixels(source: Source) -> npt.NDArray[np.float64]:
     """Return all images as rows of numbers in 0 to 1."""
     return np.stack([np.ravel(np.asarray(source.example(index).data)) for index in range(len(source))]) / 255.0
-
-
-@contextmanager
-def stop_signals_raise() -> Iterator[None]:
-    """Turn SIGTERM into what Ctrl-C is; it is passed on to the workers, which Ctrl-C reaches anyway."""
-
-    def handle(number: int, frame: object) -> None:
-        del frame
-        for child in multiprocessing.active_children():
-            if child.pid is not None:
-                os.kill(child.pid, number)
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-class _Pool:
-    """Worker processes of one thread that import torch once and carry out stages; a signal lets them save and stop."""
-
-    def __init__(self, processes: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._processes = processes
-        self._pool = concurrent.futures.ProcessPoolExecutor(processes, context, initializer=_start_worker)
-
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def finish(self, first: Stage, others: list[Stage]) -> None:
-        """Carry out ``first`` beside those of the others that do not start from it, then the rest.
-
-        Raises:
-            KeyboardInterrupt: when a worker was asked to stop.
-        """
-        waiting = [first, *(stage for stage in others if stage.init is None)]
-        starting_from_it = [stage for stage in others if stage.init is not None]
-        running: dict[concurrent.futures.Future[str], Stage] = {}
-        done = 0
-        while waiting or running:
-            while waiting and len(running) < self._processes:  # what is submitted can no longer be called back
-                stage = waiting.pop(0)
-                with ctrl_c_held_back():  # this is where processes start
-                    running[self._pool.submit(train_stage, stage)] = stage
-            finished, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in finished:
-                if future.result() != "finished":
-                    raise KeyboardInterrupt
-                if running.pop(future) is first:
-                    waiting += starting_from_it
-            done += len(finished)
-            print(f"    {done} of {len(others) + 1} runs finished", flush=True)
-
-    def call(self, function: Callable[[], T]) -> T:
-        """Call ``function`` in a worker."""
-        with ctrl_c_held_back():
-            future = self._pool.submit(function)
-        return future.result()
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # between stages the parent decides
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    logging.basicConfig(level=logging.WARNING, format="    %(message)s", force=True)
-    end_with_parent()
 
 
 def _accuracy(folder: Path) -> float:

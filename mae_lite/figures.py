@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 COLOURS = {
@@ -24,6 +24,8 @@ colour-blind readers can tell apart."""
 _OTHERS = ("#7F7F7F", "#117733", "#B2ABD2", "#5E4FA2", "#A6761D")
 _INK = "#262626"
 """What matplotlib draws text and axes with; the page turns it into the colour of its own text, light or dark."""
+_LONG_NAME = 32
+"""Letters from which on two names have no room side by side."""
 
 Series = tuple[Sequence[float], Sequence[float]]
 
@@ -77,7 +79,7 @@ def curves(
             label = _shown(name) if number == 0 else None
             axes.plot(x, y, color=colours[name], linewidth=1.4, alpha=0.85, marker=marker, markersize=3.5, label=label)
     axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_y else "linear")
-    _legend(axes, len(series))
+    _legend(axes, series)
     return _svg(figure)
 
 
@@ -87,6 +89,7 @@ def points(
     colours: Mapping[str, str],
     x_label: str,
     y_label: str,
+    places: Sequence[float] | None = None,
 ) -> str:
     """Draw every value of each method as a dot and their mean as a line, over ``groups``; return SVG text.
 
@@ -96,19 +99,26 @@ def points(
         colours: of the names.
         x_label: with its unit.
         y_label: with its unit.
+        places: where the groups stand on the x axis, rising; by default side by side.
     """
     axes, figure = _axes()
+    places = range(len(groups)) if places is None else places
+    spacing = (places[-1] - places[0]) / max(1, len(places) - 1) or 1
     for offset, (name, per_group) in enumerate(values.items()):
-        shift = (offset - (len(values) - 1) / 2) * 0.07
+        shift = (offset - (len(values) - 1) / 2) * 0.07 * spacing
         colour = colours[name]
-        for place, single in enumerate(per_group):
+        for place, single in zip(places, per_group, strict=True):
             axes.plot([place + shift] * len(single), single, "o", color=colour, markersize=3.5, alpha=0.6)
-        means = [(place + shift, sum(single) / len(single)) for place, single in enumerate(per_group) if single]
+        means = [
+            (place + shift, sum(single) / len(single))
+            for place, single in zip(places, per_group, strict=True)
+            if single
+        ]
         x, y = [place for place, _ in means], [mean for _, mean in means]
         axes.plot(x, y, "-" if len(x) > 1 else "_", color=colour, linewidth=1.6, markersize=9, label=_shown(name))
-    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xticks(places, groups)
     axes.set(xlabel=x_label, ylabel=y_label)
-    _legend(axes, len(values))
+    _legend(axes, values)
     return _svg(figure)
 
 
@@ -146,9 +156,9 @@ def _shown(name: str) -> str:
     return name.replace("$", r"\$").replace("_", "\u200b_", 1) if name.startswith("_") else name.replace("$", r"\$")
 
 
-def _legend(axes: Any, entries: int) -> None:
-    """Put the legend above the axes, where it hides no curve."""
-    columns = 1 if entries == 1 else 2
+def _legend(axes: Any, names: Collection[str]) -> None:
+    """Put the legend above the axes, where it hides no curve; long names stand below each other."""
+    columns = 1 if len(names) == 1 or max(map(len, names)) > _LONG_NAME else 2
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2)
 
 

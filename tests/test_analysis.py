@@ -21,11 +21,14 @@ from torch import Tensor, nn
 
 from mae_lite import cli, config, figures, recipes, training
 from mae_lite.analysis import analyze as analysis
-from mae_lite.analysis import attention, cka, importance, loading, pictures, sentences
+from mae_lite.analysis import attention, cka, gallery, importance, loading, pictures, sentences
 from mae_lite.data.digits import Digits
 from mae_lite.data.loader import evaluation_loader, to_device
+from mae_lite.data.opening import open_source
+from mae_lite.data.sources import subset
 from mae_lite.data.transforms import EvalTransform
 from mae_lite.errors import CheckpointError, ConfigError, DataError
+from mae_lite.evaluation.load import load_method
 from mae_lite.models import weights
 from mae_lite.models.taps import oddity, tapped
 from mae_lite.models.vit import build_encoder
@@ -272,6 +275,93 @@ def test_maps_lie_where_their_patches_do() -> None:
     assert lit[:32, 32:64].all() and lit.sum() == 32 * 32 + (shown[66:130].min(axis=-1) == 255).sum()
 
 
+# Reconstructions
+
+
+def painting_run(folder: Path, **changes: Any) -> str:
+    encoder = {"image_size": 8, "patch_size": 2, "channels": 1, "width": 16, "depth": 2, "num_heads": 2}
+    training.run(toy.mae(encoder=encoder, **changes), toy.runtime(folder, stop_after_steps=2))
+    return str(folder)
+
+
+def rows_of(picture: Path, count: int) -> Any:
+    """Return the pictures of a gallery of digits, [rows, count, 8, 8], without frame, labels and enlargement."""
+    shown = np.asarray(Image.open(picture))[:, 96:]
+    cells = shown.reshape(len(shown) // 66, 66, count, 66).transpose(0, 2, 1, 3)[:, :, :64, :64]
+    return cells[:, :, ::8, ::8]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_loss_is_that_of_training_with_the_same_masks(normalize: bool, tmp_path: Path) -> None:
+    """At the ratio of training the loss is the method's own; the masks are those of its draws."""
+    run = painting_run(tmp_path / "run", method={"normalize_target": normalize, "mask_ratio": 0.75})
+    analyzed(tmp_path / "out", run, images=30, batch_size=8, mask_ratios=(0.9, 0.75, 0.5, 0.97))
+    told = json.loads((tmp_path / "out" / "reconstructions-run.json").read_text())
+    assert told["trained_with_mask_ratio"] == 0.75 and told["left_out"] == [0.97]
+    assert [row["mask_ratio"] for row in told["ratios"]] == [0.5, 0.75, 0.9]
+    method = load_method(Path(run)).model
+    order = analysis.Order((run,), "digits", tmp_path, images=30)
+    source = subset(open_source("digits", "test"), analysis._chosen(open_source("digits", "test"), order))
+    augmentation = toy.mae().augmentation
+    (batch,) = evaluation_loader(source, EvalTransform(augmentation, 8, 1), batch_size=30, channels=1)
+    images = to_device(batch, torch.device("cpu"), augmentation.mean, augmentation.std).images
+    with torch.no_grad():
+        drawn = method.draw(0, 0, range(30))
+        expected = method(images, batch.labels, drawn).loss
+        hidden = drawn["noise"].argsort(dim=1)[:, 4:]
+        cut = images.unfold(2, 2, 2).unfold(3, 2, 2).reshape(30, 16, 4)  # of one channel: row by row
+        values = torch.gather(cut, 1, hidden[..., None].expand(-1, -1, 4))
+        flat = values.var(dim=-1, correction=0)
+        flat = (flat / (values.var(dim=-1) + 1e-6) if normalize else flat).mean()
+    assert told["ratios"][1]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert told["ratios"][1]["flat_loss"] == pytest.approx(flat.item(), rel=1e-4)
+    assert "75 % hidden" in told["sentence"] and "0.97" not in told["sentence"]
+
+
+def test_the_gallery_shows_image_mask_and_painting(tmp_path: Path) -> None:
+    run = painting_run(tmp_path / "run")
+    summary = analyzed(tmp_path / "out", run, mask_ratios=(0.5, 0.75))
+    rows = rows_of(tmp_path / "out" / "reconstructions-run.png", 3)
+    assert rows.shape == (5, 3, 8, 8)
+    image, *pairs = rows
+    grey = [(pairs[place] == 128).reshape(3, 4, 2, 4, 2).all(axis=(2, 4)) for place in (0, 2)]
+    assert [mask.sum(axis=(1, 2)).tolist() for mask in grey] == [[8] * 3, [12] * 3]
+    assert (grey[0] <= grey[1]).all()  # what is hidden at a lower ratio is so at a higher one
+    for mask, seen, painted in ((grey[0], *pairs[:2]), (grey[1], *pairs[2:])):
+        visible = ~mask.repeat(2, axis=1).repeat(2, axis=2)
+        assert (seen[visible] == image[visible]).all() and (painted[visible] == image[visible]).all()
+        assert (painted[~visible] != image[~visible]).any()
+    assert summary["not_shown"] == []
+    blind = analyzed(tmp_path / "blind", run, pictures=0)
+    assert any("hidden patches" in line for line in blind["not_shown"]) and not blind["figures"].get(
+        "reconstructions-run.png"
+    )
+    off = analyzed(tmp_path / "off", run, mask_ratios=())
+    assert off["not_shown"] == [] and not (tmp_path / "off" / "reconstructions-run.json").exists()
+
+
+def test_models_that_paint_no_pixels_are_left_out_with_a_word(tmp_path: Path) -> None:
+    encoder = {"patch_size": 4}
+    for name, recipe in (("hog", toy.mae_hog(encoder=encoder)), ("moco", toy.mocov3())):
+        training.run(recipe, toy.runtime(tmp_path / name, stop_after_steps=1))
+        said = analyzed(tmp_path / "out", str(tmp_path / name))["not_shown"]
+        assert said == [
+            f"{name}: no reconstructions, since the method {recipe.method.kind} has no decoder that paints pixels from "
+            "the visible patches."
+        ]
+    decoupled = toy.distilled(encoder={**ENCODER.model_dump(), "width": 16}, method={"decoupled_at": 2})
+    teacher = toy.teacher_of(decoupled, tmp_path / "teaching")
+    training.run(decoupled, toy.runtime(tmp_path / "d2", stop_after_steps=1, **teacher))
+    assert "reconstructions-d2.png" in analyzed(tmp_path / "out", str(tmp_path / "d2"))["figures"]
+
+
+def test_mask_ratios_that_cannot_be_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["analyze", "run", "--data", "digits", "--out", str(tmp_path / "out"), "--mask-ratios"]
+    for value, said in (("1.5", "less than 1"), ("0", "greater than 0"), ("half", "valid number")):
+        assert cli.main([*words, "0.5", value]) == ConfigError.exit_code
+        assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 # The command
 
 
@@ -299,13 +389,16 @@ def test_models_of_every_origin_together(tmp_path: Path, capsys: pytest.CaptureF
     assert list(summary["models"]) == names and summary["models"]["run"]["patch_px"] == 4
     assert summary["models"]["vit_tiny_patch16_224"]["heads"] == 3
     cross = [f"cka-{names[0]}+{name}.svg" for name in names[1:]]
-    assert set(cross) < set(summary["figures"]) and len(summary["figures"]) == 3 + 2 + 3 + 6
+    assert set(cross) < set(summary["figures"]) and len(summary["figures"]) == 3 + 2 + 3 + 6 + 1
+    assert all(any(line.startswith(f"{name}: no") for line in summary["not_shown"]) for name in names)
+    assert all(line in said for line in summary["not_shown"])
     for name, told in summary["figures"].items():
         assert told and all(sentence in said and sentence.endswith(".") for sentence in told), name
         if name.endswith(".svg"):
             assert (out / name).read_text().startswith("<svg")
         else:
-            assert Image.open(out / name).size[0] == 2 * (224 + 2 if "run" not in name else 64 + 2)
+            left = 96 if name.startswith("reconstructions") else 0
+            assert Image.open(out / name).size[0] == left + 2 * (224 + 2 if "run" not in name else 64 + 2)
     matrix = json.loads((out / f"cka-{names[0]}+run.json").read_text())["cka"]
     assert len(matrix) == 12 and len(matrix[0]) == 3
     heads = json.loads((out / "attention.json").read_text())["models"]["run"]
@@ -318,7 +411,7 @@ def test_batches_change_no_number_but_cka(tmp_path: Path) -> None:
     run = of_run(tmp_path / "run")
     for batch in (7, 20):
         analyzed(tmp_path / str(batch), run, batch_size=batch)
-    for name in ("attention.json", "importance.json", "pictures-run.json"):
+    for name in ("attention.json", "importance.json", "pictures-run.json", "reconstructions-run.json"):
         one, other = (json.loads((tmp_path / batch / name).read_text()) for batch in ("7", "20"))
         flat = [re.findall(r"-?\d+\.\d+(?:e-\d+)?", json.dumps(found)) for found in (one, other)]
         assert [float(x) for x in flat[0]] == pytest.approx([float(x) for x in flat[1]], rel=1e-4, abs=1e-6), name
@@ -421,6 +514,10 @@ def test_sentences_say_what_the_numbers_do() -> None:
     assert sentences.importance("m", importance.Importance(0.5, [0.25, 0.5]), "skipped") == (
         "m: nearest neighbours are right for 50.0 %; when a block is skipped they lose most, 25.0 points, with block "
         "1, and least, 0.0 points, with block 2."
+    )
+    assert sentences.painting("m", [gallery.Painted(0.5, 0.3, 0.9), gallery.Painted(0.75, 0.4, 1.0)], 0.6) == (
+        "m: the mean squared error of hidden patches is 0.300 with 50 % hidden and 0.400 with 75 % hidden, beside "
+        "0.950 for painting each flat in its right mean; it was trained with 60 % hidden."
     )
     assert sentences.within("m", [[None]]) == "m: CKA of the first block and the last not known."
 

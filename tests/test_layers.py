@@ -32,12 +32,12 @@ LAYERS = (
     (("engine",),),
     (("evaluation",),),
     (
-        ("inputs", "checking", "converting", "preparing", "analysis"),
+        ("inputs", "checking", "converting", "preparing", "analysis", "processes"),
         ("loading", "probing", "frozen"),
         ("training",),
         ("timing",),
     ),
-    (("report",), ("demo_results", "studying"), ("demo",)),
+    (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
     (("cli_options", "cli_words"), ("commands",), ("cli",), ("__main__",)),
 )
 PLACE = {
@@ -195,7 +195,7 @@ HOMES = {
         "mae_lite": "AttributeError is what __getattr__ owes Python",
         "mae_lite.cli": "SystemExit carries the exit code",
         "mae_lite.cli_words": "SystemExit ends --help",
-        "mae_lite.demo": "KeyboardInterrupt is what SIGTERM becomes there",
+        "mae_lite.processes": "KeyboardInterrupt is what SIGTERM becomes there",
         "mae_lite.__main__": "SystemExit carries the exit code",
         "mae_lite.files": "BlockingIOError and OSError join the system's own, caught at once",
         "mae_lite.data.fetch": "EOFError joins those of the network libraries, caught at once",
@@ -209,7 +209,7 @@ ALLOWED_RAISES = {
     "mae_lite": {"AttributeError"},
     "mae_lite.cli": {"SystemExit"},
     "mae_lite.cli_words": {"SystemExit"},
-    "mae_lite.demo": {"KeyboardInterrupt"},
+    "mae_lite.processes": {"KeyboardInterrupt"},
     "mae_lite.__main__": {"SystemExit"},
     "mae_lite.files": {"BlockingIOError", "OSError"},
     "mae_lite.data.fetch": {"EOFError"},

@@ -40,6 +40,10 @@ def with_override(line: str) -> list[str]:
     assert program == "mae-lite"
     if words[0] == "analyze":
         words = [word if before != "--images" else "10" for before, word in zip(["", *words], words, strict=False)]
+    if words[0] == "layers":
+        words[words.index("--global-batch-size") + 1] = "8"
+        words += ["--encoder.depth", "1", "--encoder.image-size", "32", "--epochs", "1", "--warmup-epochs", "0"]
+        words += ["--seeds", "0", "--workers", "0", "--tensorboard", "false"]
     if words[0] in ("pretrain", "finetune", "bench", "plan"):
         tiny = dict(TINY) | ({"seconds": "0"} if words[0] in ("bench", "plan") else {})
         if "cifar10" not in words[1]:
@@ -118,10 +122,10 @@ def test_commands_of_the_analysis_page_run(workplace: Path, capsys: pytest.Captu
         line = f"mae-lite {command} {recipe} --data {data} --out runs/{out}"
         assert cli.main(with_override(line)) == 0, capsys.readouterr().err
     lines = [line for block in blocks("bash", ANALYSIS_PAGE) for line in block.splitlines()]
-    assert len(lines) == 2
+    assert len(lines) == 3
     for line in lines:
         assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
-    shown = {path.name for path in (workplace / "runs" / "analysis").iterdir()}
+    shown = {path.name for out in ("analysis", "layers") for path in (workplace / "runs" / out).iterdir()}
     named = {
         name.replace("A", "photos").replace("B", "photos-fine")
         for name in re.findall(r"`([\w+-]+\.(?:svg|png|json))`", ANALYSIS_PAGE)

@@ -103,6 +103,7 @@ FINETUNE: dict[str, Any] = {
     "method.kind": "supervised",
     "method.pooling": "mean",
     "method.relative_positions": False,
+    "method.keep_blocks": None,
     "method.mix_probability": 1.0,
     "optimizer.betas": (0.9, 0.999),
     "optimizer.no_decay": ("vectors", "tokens"),

@@ -38,6 +38,7 @@ class Order:
     split: Split = "test"
     importance: Literal["skip", "reinitialise", "none"] = "skip"
     pictures: int = 8
+    mask_ratios: tuple[float, ...] = (0.5, 0.75, 0.9)
     heads: int | None = None
     random: bool = False
     seed: int = 0
@@ -73,7 +74,8 @@ def analyze(order: Order) -> dict[str, Any]:
     source = subset(source, _chosen(source, order))
     _log.info("looking at %s images of %s with %d models", f"{len(source):,}", order.data, len(models))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    observers = [Observer(model, device, order.pictures, order.how, order.seed) for model in models]
+    asked = (order.pictures, order.how, order.seed, order.mask_ratios)
+    observers = [Observer(model, device, *asked) for model in models]
     pairs = [(number, number) for number in range(len(models))] + [(0, number) for number in range(1, len(models))]
     sums = {pair: MinibatchCKA() for pair in pairs}
     labels: list[Indices] = []
@@ -143,4 +145,5 @@ def as_text(summary: dict[str, Any]) -> str:
     lines = [f"{summary['images']:,} images of {summary['data']}"]
     for name, sentences in summary["figures"].items():
         lines += [f"{name}", *(f"  {sentence}" for sentence in sentences)]
+    lines += summary["not_shown"]
     return "\n".join(lines)

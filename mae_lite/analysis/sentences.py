@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mae_lite.analysis.gallery import Painted
 from mae_lite.analysis.importance import Importance
 
 Matrix = Sequence[Sequence[float | None]]
@@ -75,6 +76,37 @@ def looking(name: str, first: float, last: float) -> str:
         f"{name}: {_percent(first)} of the class token's attention goes to patches in the first block, "
         f"{_percent(last)} in the last."
     )
+
+
+def painting(name: str, painted: Sequence[Painted], trained_with: float) -> str:
+    """Say how well hidden patches are painted, beside what the mean of each patch alone would reach."""
+    parts = [f"{one.loss:.3f} with {_share(one.mask_ratio)} hidden" for one in painted]
+    flat = _mean([one.flat_loss for one in painted])
+    return (
+        f"{name}: the mean squared error of hidden patches is {_listed(parts)}, beside {flat:.3f} for painting each "
+        f"flat in its right mean; it was trained with {_share(trained_with)} hidden."
+    )
+
+
+def no_painting(name: str, why: str) -> str:
+    """Say why there are no reconstructions."""
+    return f"{name}: no reconstructions, since {why}."
+
+
+def nothing_left(name: str, ratios: Sequence[float], patches: int) -> str:
+    """Say which mask ratios a grid of so many patches does not have."""
+    return (
+        f"{name}: nothing is painted with {_listed([_share(ratio) for ratio in ratios])} hidden, which of {patches} "
+        "patches leaves none to see or none to paint."
+    )
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
+
+
+def _share(ratio: float) -> str:
+    return f"{100 * ratio:g} %"
 
 
 def _extreme(per_head: PerHead, word: str, unit: str) -> str:

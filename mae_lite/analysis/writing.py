@@ -57,7 +57,7 @@ def contents(
     """
     names = labels_of([observer.analysed.source for observer in observers])
     described = {name: _described(observer) for name, observer in zip(names, observers, strict=True)}
-    found = Contents({**about, "images": len(labels), "models": described, "figures": {}})
+    found = Contents({**about, "images": len(labels), "models": described, "figures": {}, "not_shown": []})
     named = dict(zip(names, observers, strict=True))
     colours = figures.assign_colours({name: observer.analysed.method for name, observer in named.items()})
     for (one, other), matrix in matrices.items():
@@ -67,6 +67,7 @@ def contents(
         _add_importance(found, named, colours, labels, how)
     for name, observer in named.items():
         _add_pictures(found, name, observer)
+        _add_gallery(found, name, observer)
     return found
 
 
@@ -150,3 +151,21 @@ def _add_pictures(found: Contents, name: str, observer: Observer) -> None:
         found.figure(f"class-attention-{name}.png", attention_png(images, rows, observer.analysed.grid), [said])
         numbers["class_attention_on_patches"] = shares
     found.numbers(f"pictures-{name}.json", numbers)
+
+
+def _add_gallery(found: Contents, name: str, observer: Observer) -> None:
+    gallery, not_shown = observer.gallery, found.summary["not_shown"]
+    if isinstance(gallery, str):
+        not_shown += [sentences.no_painting(name, gallery)] if gallery else []
+        return
+    if gallery.left_out:
+        not_shown.append(sentences.nothing_left(name, gallery.left_out, math.prod(observer.analysed.grid)))
+    if not gallery.painted():
+        return
+    said = sentences.painting(name, gallery.painted(), gallery.trained_with)
+    found.numbers(f"reconstructions-{name}.json", {**gallery.numbers(), "sentence": said})
+    picture = gallery.png()
+    if picture is None:
+        not_shown.append(said)
+    else:
+        found.figure(f"reconstructions-{name}.png", picture, [said])

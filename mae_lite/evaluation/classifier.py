@@ -97,12 +97,21 @@ def _labelled(
     source = open_source(spec, split, allow_empty=allow_empty)
     if source.classes is None:
         raise DataError(f"{spec!r} has no labels", fix="give labelled images with --data")
-    fingerprint = _fingerprint(source, split, loaded.data)
+    fingerprint = fingerprint_of(source, split, loaded.data)
     return aligned(source, loaded.classes, loaded.data), fingerprint
 
 
-def _fingerprint(source: Source, split: Split, trained_on: str) -> dict[str, int | str]:
-    """Return the fingerprint of images, which must not be that of the training images unless these are asked for."""
+def fingerprint_of(source: Source, split: Split, trained_on: str) -> dict[str, int | str]:
+    """Return the fingerprint of images to measure on.
+
+    Args:
+        source: the images.
+        split: what was asked for.
+        trained_on: the training data.
+
+    Raises:
+        DataError: when they are the training images, unless these were asked for.
+    """
     fingerprint = source.fingerprint()
     if split == "train":
         return fingerprint

@@ -15,7 +15,7 @@ from torch import Tensor
 from mae_lite import config, files, methods, rundir
 from mae_lite.engine import checkpoint
 from mae_lite.errors import CheckpointError, ConfigError
-from mae_lite.evaluation import incoming
+from mae_lite.evaluation import incoming, keeping
 from mae_lite.methods.base import Method
 from mae_lite.models import weights
 from mae_lite.models.relative import TABLE, has_tables
@@ -169,6 +169,9 @@ def load_initial(method: Method, recipe: config.Recipe, init: str | None) -> Non
     found = initial_tensors(init, recipe.encoder)
     _check_tables(found, recipe, init)
     tensors, fresh = _start(found, recipe, init)
+    if isinstance(recipe.method, config.Supervised) and recipe.method.keep_blocks is not None:
+        tensors, anew = keeping.kept(tensors, recipe.plain_encoder.depth, recipe.method.keep_blocks, init)
+        fresh = [*fresh, *anew]
     dropped = ["encoder.head.*", *_HEADS]
     if isinstance(recipe.method, config.Supervised) and recipe.method.pooling == "mean":
         dropped.append("encoder.norm.*")
