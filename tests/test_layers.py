@@ -38,7 +38,7 @@ LAYERS = (
         ("timing",),
     ),
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
-    (("cli_options", "cli_words"), ("commands",), ("cli",), ("__main__",)),
+    (("cli_options", "cli_words"), ("model_commands",), ("commands",), ("cli",), ("__main__",)),
 )
 PLACE = {
     name: (layer, row)

@@ -1,0 +1,192 @@
+"""The commands that look at finished models, and compare them. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mae_lite import config, recipes
+from mae_lite.cli_options import (
+    AnalyzeOptions,
+    ConvertOptions,
+    EmbedOptions,
+    EvaluateOptions,
+    LayersRequest,
+    ProbeOptions,
+    ReportOptions,
+    StudyOptions,
+    WatchOptions,
+)
+from mae_lite.cli_words import options_from, positional, run_folders
+from mae_lite.errors import EXIT_STOPPED, ConfigError, plain
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """Measure the exact accuracy of a classifier: mae-lite evaluate RUN [--data DATA]."""
+    usage = "mae-lite evaluate RUN [--data DATA] [--split test] [--json-output]"
+    run, rest = positional(words, "the run folder", usage, "mae-lite evaluate runs/NAME")
+    options = options_from(rest, EvaluateOptions, "mae-lite evaluate RUN", {})
+    from mae_lite.evaluation import classifier
+
+    result = classifier.evaluate_run(
+        Path(run),
+        options.data,
+        options.split,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        on_bad=options.on_bad,
+        allow_empty=options.allow_empty_classes,
+    )
+    print(json.dumps(result, indent=2) if options.json_output else classifier.as_text(result))
+    return 0
+
+
+def convert(words: Sequence[str]) -> int:
+    """Bring weights in from other libraries, or take them out: mae-lite convert IN OUT [--to timm]."""
+    usage = "mae-lite convert IN OUT [--to ours|timm|huggingface] [--heads N] [--FIELD VALUE ...]"
+    example = "mae-lite convert checkpoint.pth converted"
+    source, rest = positional(words, "the checkpoint", usage, example)
+    out, rest = positional(rest, "the folder to write", usage, example)
+    options = options_from(rest, ConvertOptions, "mae-lite convert IN OUT", {})
+    from mae_lite import converting
+
+    lines = converting.convert(converting.Order(source=source, out=Path(out), **options.model_dump()))
+    print(plain("\n".join(lines)))
+    return 0
+
+
+def analyze(words: Sequence[str]) -> int:
+    """Look into encoders, layer by layer, with figures: mae-lite analyze MODEL... --data DATA."""
+    usage = "mae-lite analyze MODEL... --data DATA [--images 1000] [--out analysis] [--FIELD VALUE ...]"
+    first, rest = positional(words, "the model", usage, "mae-lite analyze runs/NAME --data photos")
+    count = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+    flags = ["--json-output" if word == "--json" else word for word in rest[count:]]
+    base = {"reading": config.Reading().model_dump()}
+    options = options_from(flags, AnalyzeOptions, "mae-lite analyze MODEL...", base)
+    from mae_lite.analysis import analyze as analysis
+
+    settings = options.model_dump(exclude={"reading", "out", "json_output"})
+    order = analysis.Order((first, *rest[:count]), out=Path(options.out), reading=options.reading, **settings)
+    summary = analysis.analyze(order)
+    print(json.dumps(summary, indent=2) if options.json_output else plain(analysis.as_text(summary)))
+    return 0
+
+
+def probe(words: Sequence[str]) -> int:
+    """Measure what frozen features are worth, linear and nearest neighbours: mae-lite probe MODEL... --data DATA."""
+    usage = "mae-lite probe MODEL... --data DATA [--labels-per-class N] [--blocks] [--out probe] [--FIELD VALUE ...]"
+    first, rest = positional(words, "the model", usage, "mae-lite probe runs/NAME --data labelled")
+    count = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+    flags = ["--json-output" if word == "--json" else word for word in rest[count:]]
+    base = {"reading": config.Reading().model_dump()}
+    options = options_from(flags, ProbeOptions, "mae-lite probe MODEL...", base)
+    from mae_lite.frozen import probe as probing
+    from mae_lite.frozen import writing
+
+    summary = probing.probed((first, *rest[:count]), options, Path(options.out))
+    if summary is not None:  # the first of several processes
+        print(json.dumps(summary, indent=2) if options.json_output else plain(writing.as_text(summary)))
+    return 0
+
+
+def embed(words: Sequence[str]) -> int:
+    """Write the features of every image to a file: mae-lite embed MODEL --data DATA --out features.parquet."""
+    usage = "mae-lite embed MODEL --data DATA --out features.parquet [--token class] [--blocks] [--FIELD VALUE ...]"
+    model, rest = positional(words, "the model", usage, "mae-lite embed runs/NAME --data photos --out photos.parquet")
+    base = {"reading": config.Reading().model_dump()}
+    options = options_from(rest, EmbedOptions, "mae-lite embed MODEL", {"out": "features.parquet", **base})
+    from mae_lite.frozen import embed as embedding
+
+    said = embedding.embedded_to(model, options, Path(options.out))
+    if said:
+        print(plain(said))
+    return 0
+
+
+def layers(words: Sequence[str]) -> int:
+    """Find which blocks carry what pre-training is worth, by fine-tuning: mae-lite layers RUN RECIPE --data DATA."""
+    usage = "mae-lite layers RUN RECIPE --data DATA [--keep 0 3 6 9 12] [--seeds 0 1 2] [--FIELD VALUE ...]"
+    example = "mae-lite layers runs/NAME finetune-improved --data DATA"
+    run, rest = positional(words, "the pre-trained run", usage, example)
+    name, rest = positional(rest, "the recipe", usage, example)
+    rest = ["--json-output" if word == "--json" else word for word in rest]
+    recipe = recipes.get(name)
+    request = options_from(rest, LayersRequest, f"mae-lite layers {run} {name}", {**recipe.model_dump(), "init": run})
+    for flag, given, fix in (
+        ("init", request.init != run, "the run is given once"),
+        ("seed", request.seed != recipe.seed, "use --seeds"),
+    ):
+        if given:
+            raise ConfigError(f"--{flag} is not read here", fix=f"drop --{flag}; {fix}")
+    from mae_lite.layer_importance import measure as layer_importance
+
+    order = layer_importance.Order(
+        *request.split(),
+        keep=request.keep,
+        seeds=request.seeds,
+        test_data=request.test_data,
+        test_split=request.test_split,
+        processes=request.processes,
+    )
+    try:
+        found = layer_importance.measure(order)
+    except KeyboardInterrupt:
+        print("stopped; what was finished is kept, the same command continues", file=sys.stderr)
+        return EXIT_STOPPED
+    print(json.dumps(found.numbers(), indent=2) if request.json_output else plain(found.as_text()))
+    return 0
+
+
+def report(words: Sequence[str]) -> int:
+    """Write one HTML page about runs: mae-lite report RUN... [--out report.html]."""
+    runs, rest = run_folders(words, "report")
+    options = options_from(rest, ReportOptions, "mae-lite report RUN...", {})
+    from mae_lite.report import compose, page
+
+    found = compose.compose(runs, options.title)
+    page.write(found, Path(options.out))
+    print("\n".join(found.headline))
+    print(f"The page: {options.out}")
+    return 0
+
+
+def watch(words: Sequence[str]) -> int:
+    """Show runs in a browser of this machine while they go on: mae-lite watch RUN... [--port 8123]."""
+    runs, rest = run_folders(words, "watch")
+    options = options_from(rest, WatchOptions, "mae-lite watch RUN...", {})
+    from mae_lite.report.watch import Watch
+
+    server = Watch(runs, options.port, options.title)
+    print(f"{server.address}  (Ctrl-C ends it)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve()
+    return 0
+
+
+def study(words: Sequence[str]) -> int:
+    """Carry out a whole comparison, with its table and page: mae-lite study NAME [--data DATA] [--dry-run]."""
+    from mae_lite import studies
+
+    usage = "mae-lite study NAME [RECIPE] [--data DATA] [--scale smoke|cpu|full] [--dry-run] [--FIELD VALUE ...]"
+    known = f"{usage}\nstudies: {', '.join(studies.names())}; ablation takes the RECIPE that it varies"
+    name, rest = positional(words, "the study", known, "mae-lite study digits")
+    subject, rest = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
+    options = options_from(rest, StudyOptions, "mae-lite study NAME", {})
+    from mae_lite.report.repeat import flags
+    from mae_lite.studying import study as studying
+
+    value = studies.get(name, options.scale, subject).shorter(options.updates, options.seeds)
+    data = options.data or value.data or ("DATA" if options.dry_run else None)
+    order = studying.order(value, data, options.out, options.processes)
+    if options.slurm:
+        named = (name,) if subject is None else (name, subject)
+        again = flags(options.model_dump(exclude={"slurm", "slurm_options"}, exclude_defaults=True).items())
+        print(plain(studying.submit(order, options.slurm_options, ("study", *named, *again, "--only-report"))))
+        return 0
+    if options.dry_run or options.only_report:
+        print(plain(studying.plan(order) if options.dry_run else "\n".join(studying.only_report(order))))
+        return 0
+    return studying.run(order)
