@@ -90,7 +90,8 @@ class Study(Config):
     def shorter(self, updates: int | None, seeds: int | None) -> Study:
         """Return this study with every training cut to ``updates``, and its first ``seeds`` seeds; None leaves them."""
         changes: dict[str, Any] = {} if updates is None else {"updates": updates}
-        return self.model_copy(update=changes if seeds is None else {**changes, "seeds": self.seeds[:seeds]})
+        changes |= {} if seeds is None else {"seeds": self.seeds[:seeds]}
+        return Study.model_validate(dict(self) | changes)
 
     def pretrained(self, recipe: Recipe, seed: int) -> Recipe:
         """Return a pre-training recipe as it is run with ``seed``."""
@@ -104,6 +105,8 @@ class Study(Config):
         """Return how many images a recipe trains on: all, some of each class, or those not kept for validation."""
         if recipe.labels_per_class is not None:
             return min(recipe.labels_per_class * self.classes, self.images)
+        if recipe.label_fraction is not None:
+            return max(int(recipe.label_fraction * self.images), self.classes)
         return self.images - int(self.images * recipe.validation_fraction)
 
     def _cut(self, recipe: Recipe) -> Recipe:
