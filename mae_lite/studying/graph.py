@@ -18,6 +18,8 @@ from mae_lite.report import repeat
 from mae_lite.studies.values import Analysis, Pretraining, Row, Study, Task
 
 State = Literal["done", "half", "new"]
+Training = Literal["pretrain", "finetune"]
+Use = Literal["init", "teacher"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,59 @@ def build(study: Study, root: Path, data: str) -> Graph:
     return _Builder(study, root, data).build()
 
 
+@dataclass(frozen=True)
+class Start:
+    """Weights that a training begins with, or learns from."""
+
+    weights: str
+    """As ``--init`` and ``--teacher`` take them."""
+    identity: str
+    """What tells these weights from others."""
+    stage: bool = True
+    """Whether a stage of the name ``identity`` makes them; otherwise they are there already."""
+
+
+def training(
+    kind: Training,
+    recipe: Recipe,
+    data: str,
+    root: Path,
+    runtime: Mapping[str, Any],
+    *,
+    images: int,
+    sources: Mapping[Use, Start],
+) -> Stage:
+    """Return the stage that trains ``recipe`` on ``data``, in a folder of ``root`` that its settings name.
+
+    Args:
+        kind: its command.
+        recipe: a known one, or a variant of it.
+        data: as ``--data`` names them.
+        root: folder of all run folders.
+        runtime: how it is carried out, as fields of ``config.Runtime``; nothing that decides a result. A classifier is
+            validated, not probed.
+        images: how many an epoch has, for forecasts.
+        sources: weights that it begins with, or learns from.
+    """
+    uses: tuple[Use, ...] = ("init", "teacher")
+    identity = [recipe.digest(), data, *(sources[use].identity if use in sources else None for use in uses)]
+    name = f"{recipe.name}-{_hash(identity)}"
+    probed = not isinstance(recipe.method, Supervised)
+    own = {name: value for name, value in runtime.items() if probed or not name.startswith("probe_")}
+    words = [kind, recipe.name, "--data", data]
+    words += [word for use, start in sources.items() for word in (f"--{use}", start.weights)]
+    words += repeat.changes(recipe)
+    words += repeat.flags({"tensorboard": False, "progress": False, **own, "out": str(root / name)}.items())
+    needs = tuple(start.identity for start in sources.values() if start.stage)
+    return Stage(name, kind, root / name, tuple(words), needs, recipe, data, images)
+
+
+def evaluation(tuned: Stage, data: str, images: int, split: str = "test") -> Stage:
+    """Return the stage that measures the classifier of ``tuned`` on ``images`` images of ``data``."""
+    words = ("evaluate", str(tuned.folder), "--data", data, "--split", split)
+    return Stage(f"evaluate-{tuned.name}", "evaluate", tuned.folder, words, (tuned.name,), tuned.recipe, data, images)
+
+
 class _Builder:
     """Adds stages to a graph, each once."""
 
@@ -112,34 +167,16 @@ class _Builder:
     def _finetune(self, row: Row, task: Task, seed: int, start: Stage | None) -> Stage:
         data = task.data or self._data
         tuned = self._train("finetune", self._study.finetuned(row, task, seed), data, init=start)
-        words = ("evaluate", str(tuned.folder), "--data", data, "--split", "test")
-        name = f"evaluate-{tuned.name}"
-        self._add(Stage(name, "evaluate", tuned.folder, words, (tuned.name,), tuned.recipe, data, self._test_images))
+        self._add(evaluation(tuned, data, self._study.test_images))
         return tuned
 
-    @property
-    def _test_images(self) -> int:
-        return self._study.test_images
-
     def _train(
-        self, kind: str, recipe: Recipe, data: str, *, init: Stage | None = None, teacher: Stage | None = None
+        self, kind: Training, recipe: Recipe, data: str, *, init: Stage | None = None, teacher: Stage | None = None
     ) -> Stage:
-        sources = {"--init": init, "--teacher": teacher}
-        given = {flag: stage for flag, stage in sources.items() if stage is not None}
-        identity = [recipe.digest(), data, *(None if stage is None else stage.name for stage in sources.values())]
-        name = f"{recipe.name}-{_hash(identity)}"
-        folder = self._root / name
-        words = [kind, recipe.name, "--data", data]
-        words += [word for flag, stage in given.items() for word in (flag, str(stage.folder))]
-        words += [*repeat.changes(recipe), *repeat.flags(self._runtime(recipe).items()), "--out", str(folder)]
-        needs = tuple(stage.name for stage in given.values())
-        return self._add(Stage(name, kind, folder, tuple(words), needs, recipe, data, self._study.trained_on(recipe)))
-
-    def _runtime(self, recipe: Recipe) -> Mapping[str, Any]:
-        """Return how a recipe is carried out; a classifier is validated, not probed."""
-        own, probed = self._study.runtime, not isinstance(recipe.method, Supervised)
-        own = {name: value for name, value in own.items() if probed or not name.startswith("probe_")}
-        return {"tensorboard": False, "progress": False, **own}
+        weights: dict[Use, Stage | None] = {"init": init, "teacher": teacher}
+        given = {use: Start(str(one.folder), one.name) for use, one in weights.items() if one is not None}
+        images = self._study.trained_on(recipe)
+        return self._add(training(kind, recipe, data, self._root, self._study.runtime, images=images, sources=given))
 
     def _analyze(self, analysis: Analysis, encoders: list[Stage]) -> Stage:
         identity = [analysis.images, self._data, *(stage.name for stage in encoders)]
