@@ -744,6 +744,13 @@ def _check_swin(recipe: Recipe) -> None:
 
 def _check_kept(recipe: Recipe, method: Supervised) -> None:
     """Refuse a number of blocks to keep of weights that are not there, or of an encoder that is no row of blocks."""
+    if recipe.image_fraction is not None:
+        raise ConfigError(
+            "image_fraction is not read where labels are",
+            found=f"{recipe.image_fraction:g}",
+            expected="None",
+            fix="use --label-fraction, which takes a share of each class",
+        )
     if method.keep_blocks is None:
         return
     side, count = method.keep_blocks
@@ -887,8 +894,8 @@ def check_labels(per_class: int | None, fraction: float | None) -> None:
 def _check_unread(recipe: Recipe, name_of_method: str) -> None:
     """Refuse settings that pre-training would not read."""
     for name, value, unset, fix in (
-        ("labels_per_class", recipe.labels_per_class, None, "pre-training takes all images: drop --labels-per-class"),
-        ("label_fraction", recipe.label_fraction, None, "pre-training takes all images: drop --label-fraction"),
+        ("labels_per_class", recipe.labels_per_class, None, "pre-training reads no labels: drop --labels-per-class"),
+        ("label_fraction", recipe.label_fraction, None, "pre-training reads no labels: use --image-fraction"),
         ("validation_fraction", recipe.validation_fraction, 0.0, "nothing is validated: drop --validation-fraction"),
         (
             "encoder.positions",
@@ -968,6 +975,8 @@ class Recipe(Config):
     """Train on this many images of each class, drawn by the seed; None takes all."""
     label_fraction: float | None = Field(None, gt=0.0, lt=1.0)
     """Train on this share of each class, at least one image, drawn by the seed; None takes all."""
+    image_fraction: float | None = Field(None, gt=0.0, lt=1.0)
+    """Pre-train on this share of the images, at least one, drawn by the seed whatever their labels; None takes all."""
     validation_fraction: float = Field(0.0, ge=0.0, lt=1.0)
     """Share of train set aside, stratified by seed, when no validation data are given."""
     seed: int = Field(0, ge=0, le=2**63 - 1)
@@ -1042,8 +1051,9 @@ class Recipe(Config):
                 value = settings[page].get(name)
                 if value is None or value is False:  # 0.0 is a value
                     settings[page].pop(name, None)
-        if settings["label_fraction"] is None:
-            del settings["label_fraction"]
+        for name in ("label_fraction", "image_fraction"):
+            if settings[name] is None:
+                del settings[name]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

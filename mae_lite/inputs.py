@@ -15,7 +15,7 @@ from mae_lite.data.loader import Batch, evaluation_loader, training_loader, watc
 from mae_lite.data.opening import open_source, own_split
 from mae_lite.data.plan import Plan
 from mae_lite.data.sources import Source, subset, usable_cpus
-from mae_lite.data.splits import aligned, labelled_part, stratified_split
+from mae_lite.data.splits import aligned, image_share, labelled_part, stratified_split
 from mae_lite.data.transforms import EvalTransform, TrainTransform
 from mae_lite.data.windows import Windows
 from mae_lite.errors import ConfigError, DataError
@@ -56,7 +56,8 @@ def images(recipe: config.Recipe, runtime: config.Runtime, given: Source | None 
         )
     train = given or open_source(runtime.data, "train", allow_empty=runtime.allow_empty_classes)
     if not isinstance(recipe.method, config.Supervised):
-        return train, None
+        part = image_share(len(train), recipe.image_fraction, recipe.seed)
+        return train if part is None else subset(train, part), None
     _check_classes(train, runtime.data)
     train, held_out = _held_out(recipe, runtime, train, own=given is None)
     if held_out is not None and len(held_out) == 0:

@@ -14,7 +14,7 @@ from mae_lite import config, recipes, training
 from mae_lite.data.digits import Digits
 from mae_lite.data.labels_file import as_csv
 from mae_lite.data.sources import subset
-from mae_lite.data.splits import few_labels, label_share
+from mae_lite.data.splits import few_labels, image_share, label_share
 from mae_lite.errors import ConfigError, DataError
 from mae_lite.report import read
 from tests import toy
@@ -56,6 +56,29 @@ def test_one_answer_to_how_many_labels() -> None:
     for value in (0, 1, 1.5):
         with pytest.raises(ConfigError, match="label_fraction"):
             toy.classifier(labels_per_class=None, label_fraction=value)
+
+
+def test_a_share_of_the_images_for_pre_training(tmp_path: Path) -> None:
+    one, ten = image_share(1000, 0.01, seed=5), image_share(1000, 0.1, seed=5)
+    assert one is not None and ten is not None and (len(one), len(ten)) == (10, 100)
+    assert set(one) < set(ten) and (np.diff(ten) > 0).all()
+    assert image_share(1000, None, seed=5) is None
+    least = image_share(3, 0.01, seed=0)
+    assert least is not None and len(least) == 1
+    with pytest.raises(
+        ConfigError, match=r"(?s)image_fraction is not read where labels are.*Fix: use --label-fraction"
+    ):
+        toy.classifier(image_fraction=0.5)
+    with pytest.raises(ConfigError, match="use --image-fraction"):
+        toy.mae(label_fraction=0.5)
+    whole = toy.mae()
+    some = toy.mae(image_fraction=0.1)
+    assert "image_fraction" in whole.model_dump() and whole.digest() != some.digest()
+    training.run(some, toy.runtime(tmp_path / "run"))
+    seen = json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"][0]["data"]
+    assert "135 images" in seen, seen  # a tenth of 1,346
+    (status,) = [read.read(tmp_path / "run").status]
+    assert status["total_steps"] == round(6 / 84 * (135 // 16))
 
 
 def test_the_setting_changes_a_digest_only_where_it_is_used() -> None:

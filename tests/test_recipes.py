@@ -56,6 +56,7 @@ MAE_PRETRAINING: dict[str, Any] = {
     "precision": "bf16",
     "labels_per_class": None,
     "label_fraction": None,
+    "image_fraction": None,
     "validation_fraction": 0.0,
     "augmentation.views": 1,
     "augmentation.local_views": None,

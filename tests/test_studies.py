@@ -19,7 +19,7 @@ from mae_lite.config import Recipe
 from mae_lite.errors import ConfigError
 from mae_lite.overrides import build, parse
 from mae_lite.studies import ablation
-from mae_lite.studies.values import Scale, Study
+from mae_lite.studies.values import Analysis, Scale, Study
 from mae_lite.studying import forecast, graph, results
 from mae_lite.studying.graph import Graph, Stage
 
@@ -74,7 +74,8 @@ def test_digits_has_the_stages_that_it_promises() -> None:
     made = graph_of(study)
     kinds = [stage.kind for stage in made.stages.values()]
     # four pre-trainings with three seeds and one teacher; five rows with three seeds
-    assert [kinds.count(kind) for kind in ("pretrain", "finetune", "evaluate", "analyze")] == [13, 15, 15, 1]
+    assert [kinds.count(kind) for kind in ("pretrain", "finetune", "evaluate")] == [13, 15, 15]
+    assert [kinds.count(kind) for kind in ("analyze", "probe", "layers")] == [1, 1, 2]
     taught = [stage for stage in made.stages.values() if "--teacher" in stage.words]
     assert len({stage.words[stage.words.index("--teacher") + 1] for stage in taught}) == 1
     updates = {
@@ -82,14 +83,45 @@ def test_digits_has_the_stages_that_it_promises() -> None:
         for stage in made.stages.values()
         if stage.kind == "pretrain" and stage.recipe is not None
     }
-    assert set(updates.values()) == {1500.0}
+    assert set(updates.values()) == {1000.0}
+
+
+def test_analyses_of_each_kind_are_commands_of_their_own(tmp_path: Path) -> None:
+    known = studies.get("digits").shorter(3, 2)
+    looks = (
+        Analysis(name="a", rows=("scratch", "MAE")),
+        Analysis(name="b", kind="probe", rows=("scratch", "MAE")),
+        Analysis(name="c", kind="layers", rows=("MAE", "D-MAE")),
+    )
+    study = Study.model_validate(dict(known) | {"analyses": looks})
+    made = graph_of(study, tmp_path)
+    assert [(one.kind, one.rows) for one, _ in made.analyses] == [
+        ("analyze", ("scratch", "MAE")),
+        ("probe", ("scratch", "MAE")),
+        ("layers", ("MAE",)),
+        ("layers", ("D-MAE",)),
+    ]
+    _, probe, layers, other = (stage for _, stage in made.analyses)
+    assert "--blocks" in probe.words and ("--labels-per-class", "5", "--seed", "0") == probe.words[-6:-2]
+    assert layers.words[:3] == ("layers", str(made.stages[layers.needs[0]].folder), "digits-finetune")
+    assert layers.words[layers.words.index("--seeds") :][:3] == ("--seeds", "0", "1")
+    assert layers.folder != other.folder and layers.images == 8 * 2 * 50
+    for stage, name in ((probe, "probe.json"), (layers, "layers.json")):
+        assert stage.state() == "new"
+        files.make_folder(stage.folder)
+        files.write_json(stage.folder / name, {"depth": 3})
+        assert stage.state() == "done"
+    for rows, found in ((("nobody",), "row 'nobody'"), (("scratch",), "starts from random weights")):
+        with pytest.raises(ConfigError, match=f"(?s)analysis 'c' of study 'digits'.*{found}"):
+            Study.model_validate(dict(known) | {"analyses": (looks[2].model_copy(update={"rows": rows}),)})
 
 
 def test_folders_follow_all_that_decides_a_result() -> None:
     study = studies.get("digits")
     assert set(graph_of(study).stages) == set(graph_of(study, Path("elsewhere")).stages)
     fewer = graph_of(study.shorter(None, 1)).stages
-    assert len(fewer) < len(graph_of(study).stages) and set(fewer) < set(graph_of(study).stages)
+    alone = {name for name, stage in fewer.items() if stage.kind != "layers"}  # which says what its seeds make together
+    assert len(fewer) < len(graph_of(study).stages) and alone < set(graph_of(study).stages)
     assert not set(graph_of(study.shorter(7, None)).stages) & set(graph_of(study).stages)
     assert not set(graph.build(study, Path("runs"), "other").stages) & set(graph_of(study).stages)
     row = study.rows[-1]
@@ -202,7 +234,7 @@ def test_forecast_counts_arithmetic_and_the_longest_chain(tmp_path: Path) -> Non
     study = studies.get("digits")
     found = forecast.forecast(study, graph_of(study, tmp_path))
     one = next(item for item in found if item.stage.words[1] == "digits-mae")
-    expected = study.start_seconds + 150 * 1346 * costs.step_gflops(recipes.get("digits-mae")) / study.gflops_per_second
+    expected = study.start_seconds + 100 * 1346 * costs.step_gflops(recipes.get("digits-mae")) / study.gflops_per_second
     assert math.isclose(one.seconds, expected)
     total = sum(item.seconds for item in found)
     assert math.isclose(forecast.wall_seconds(found, 2), total / 2)
@@ -213,6 +245,21 @@ def test_forecast_counts_arithmetic_and_the_longest_chain(tmp_path: Path) -> Non
 
     assert math.isclose(forecast.wall_seconds(found, 10_000), max(map(chain, by_name)))
     assert total / 2 < 30 * 60  # half an hour on two processors
+
+
+def test_what_most_depends_on_is_begun_first() -> None:
+    study = studies.get("digits")
+    found = forecast.forecast(study, graph_of(study))
+    ordered = list(forecast.longest_first(found).values())
+    assert {stage.name for stage in ordered} == {item.stage.name for item in found}
+    seconds = {item.stage.name: item.seconds for item in found}
+
+    def chain(name: str) -> float:
+        return seconds[name] + max((chain(item.stage.name) for item in found if name in item.stage.needs), default=0.0)
+
+    chains = [chain(stage.name) for stage in ordered]
+    assert chains == sorted(chains, reverse=True)
+    assert [stage.recipe.name for stage in ordered[:3] if stage.recipe] == 3 * ["digits-mocov3"]
 
 
 def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

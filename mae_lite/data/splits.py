@@ -188,6 +188,18 @@ def label_share(labels: Indices, fraction: float, seed: int, classes: tuple[str,
     return _drawn("label_fraction", labels, wanted, seed, classes)
 
 
+def image_share(images: int, fraction: float | None, seed: int) -> Indices | None:
+    """Choose a share of all images, at least one, at random by seed; a smaller choice lies within a larger one.
+
+    Returns:
+        Sorted indices; None where ``fraction`` is None.
+    """
+    if fraction is None:
+        return None
+    count = min(max(1, math.floor(images * fraction + 0.5)), images)
+    return np.sort(draws.permutation(draws.key(seed, "few images"), images)[:count])
+
+
 def labelled_part(
     labels: Indices, per_class: int | None, fraction: float | None, seed: int, classes: tuple[str, ...] | None
 ) -> Indices | None:

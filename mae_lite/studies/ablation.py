@@ -38,6 +38,9 @@ _HEADS = (3, 6, 12)
 _CROPS = (0.08, 0.2, 0.5)
 _LAYER_DECAYS = (0.65, 0.75, 0.85, 1.0)
 _EPOCH_FACTORS = (0.25, 0.5, 2.0)
+_IMAGE_FRACTIONS = (0.01, 0.1, 0.5)
+_FEWEST_BATCHES = 2
+"""In an epoch of pre-training; of a smaller share of the images no row is made."""
 
 
 def study(scale: Scale, subject: str | None) -> Study:
@@ -55,7 +58,7 @@ def study(scale: Scale, subject: str | None) -> Study:
         )
     facts, base = SUBJECTS[subject], recipes.get(subject)
     tuned = recipes.get(facts.tuned)
-    rows = [_row("as it is", base, tuned), *_pretraining(base, tuned), *_finetuning(base, tuned)]
+    rows = [_row("as it is", base, tuned), *_pretraining(base, tuned, facts.images), *_finetuning(base, tuned)]
     return Study(
         name=f"ablation-{subject}" + ("-smoke" if scale == "smoke" else ""),
         title=f"One factor at a time around {subject}",
@@ -83,7 +86,7 @@ def _row(name: str, recipe: Recipe, tuned: Recipe) -> Row:
     return Row(name=name, pretraining=Pretraining(recipe=recipe), finetuning=tuned)
 
 
-def _pretraining(base: Recipe, tuned: Recipe) -> Iterator[Row]:
+def _pretraining(base: Recipe, tuned: Recipe, images: int) -> Iterator[Row]:
     """Yield the rows that change the pre-training; its values in ``base`` are the row 'as it is'."""
     method, encoder = base.method, base.plain_encoder
     assert isinstance(method, MAE)  # SUBJECTS has no others
@@ -112,6 +115,11 @@ def _pretraining(base: Recipe, tuned: Recipe) -> Iterator[Row]:
     for factor in _EPOCH_FACTORS:
         longer = recipes.derive(base, epochs=base.epochs * factor, warmup_epochs=base.warmup_epochs * factor)
         yield _row(f"{longer.epochs:g} epochs", longer, tuned)
+    for share in _IMAGE_FRACTIONS:
+        if share * images >= _FEWEST_BATCHES * base.global_batch_size:
+            epochs, warmup = base.epochs / share, base.warmup_epochs / share
+            fewer = recipes.derive(base, image_fraction=share, epochs=epochs, warmup_epochs=warmup)
+            yield _row(f"{share:.0%} of the images, as many updates".replace("%", " %"), fewer, tuned)
 
 
 def _finetuning(base: Recipe, tuned: Recipe) -> Iterator[Row]:

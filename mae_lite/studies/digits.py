@@ -6,7 +6,7 @@ from mae_lite import recipes
 from mae_lite.config import Recipe
 from mae_lite.studies.values import Analysis, Pretraining, Row, Scale, Study, Task, few_updates
 
-_IMAGES, _UPDATES = 1346, 1500
+_IMAGES, _UPDATES = 1346, 1000
 _BOUND = "supervised"
 
 
@@ -45,7 +45,11 @@ def study(scale: Scale) -> Study:
         ),
         tasks=(Task(name="5 labels per class"),),
         seeds=(0, 1, 2),
-        analyses=(Analysis(name="layers", rows=(_BOUND, "scratch", *list(starts)[1:]), images=400),),
+        analyses=(
+            Analysis(name="encoders", rows=(_BOUND, "scratch", *list(starts)[1:]), images=400),
+            Analysis(name="blocks", kind="probe", rows=("scratch", *starts)),
+            Analysis(name="kept", kind="layers", rows=("MoCo-v3", "MAE")),
+        ),
         runtime={"workers": 0, "probe_every_epochs": 30.0, "probe_images": 600, "accelerator": "cpu"},
         gflops_per_second=40.0,
         hardware="one CPU core",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mae_lite import recipes
 from mae_lite.config import Config, Recipe
+from mae_lite.errors import ConfigError
 
 Scale = Literal["smoke", "cpu", "full"]
 
@@ -46,11 +47,16 @@ class Task(Config):
 
 
 class Analysis(Config):
-    """A look into the encoders of some rows at the first seed; CKA compares the first with each of the others."""
+    """A look into the encoders of some rows at the first seed."""
 
     name: str
+    kind: Literal["analyze", "probe", "layers"] = "analyze"
+    """A command: analyze compares the first row with each of the others; probe measures the frozen features after every
+    block; layers fine-tunes each row with a part of its blocks, with all seeds. The last two use the first task's
+    labels."""
     rows: tuple[str, ...]
     images: int = Field(1000, ge=10)
+    """How many images are looked at by analyze."""
 
 
 class Study(Config):
@@ -102,12 +108,33 @@ class Study(Config):
         return self._cut(recipes.derive(row.finetuning, **{**task.changes, "seed": seed}))
 
     def trained_on(self, recipe: Recipe) -> int:
-        """Return how many images a recipe trains on: all, some of each class, or those not kept for validation."""
+        """Return how many images a recipe trains on: all, a share, some of each class, or what validation leaves."""
         if recipe.labels_per_class is not None:
             return min(recipe.labels_per_class * self.classes, self.images)
         if recipe.label_fraction is not None:
             return max(int(recipe.label_fraction * self.images), self.classes)
+        if recipe.image_fraction is not None:
+            return max(int(recipe.image_fraction * self.images), 1)
         return self.images - int(self.images * recipe.validation_fraction)
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        """Refuse an analysis that nothing could carry out.
+
+        Raises:
+            ConfigError: for rows that are not there, or that start from nothing where blocks are to be kept.
+        """
+        known = {row.name: row for row in self.rows}
+        for analysis in self.analyses:
+            for name in analysis.rows:
+                if name not in known or (analysis.kind == "layers" and known[name].pretraining is None):
+                    raise ConfigError(
+                        f"analysis {analysis.name!r} of study {self.name!r}",
+                        found=f"row {name!r}" + (", which starts from random weights" if name in known else ""),
+                        expected=f"rows among {', '.join(known)}",
+                        fix="name others in Analysis(rows=...)",
+                    )
+        return self
 
     def _cut(self, recipe: Recipe) -> Recipe:
         return recipe if self.updates is None else few_updates(recipe, self.updates, self.trained_on(recipe))

@@ -35,7 +35,7 @@ def _seconds(study: Study, stage: Stage) -> float:
     recipe = stage.recipe
     if recipe is None:
         return study.start_seconds
-    training = stage.kind in ("pretrain", "finetune")
+    training = stage.kind in ("pretrain", "finetune", "layers")
     gflop = costs.step_gflops(recipe) * recipe.epochs if training else costs.forward_gflops(recipe.encoder)
     return study.start_seconds + gflop * stage.images / study.gflops_per_second
 
@@ -55,6 +55,20 @@ def wall_seconds(found: Sequence[Forecast], processes: int) -> float:
         begin = max((ends[need] for need in item.stage.needs), default=0.0)
         ends[item.stage.name] = begin + left[item.stage.name]
     return max(sum(left.values()) / processes, max(ends.values(), default=0.0))
+
+
+def longest_first(found: Sequence[Forecast]) -> dict[str, Stage]:
+    """Return the stages by name, those first that the most time depends on, so that none of the long ones is left over.
+
+    The time counts a stage and the longest chain of stages that need it.
+    """
+    own = {item.stage.name: item.seconds for item in found}
+    chains = dict(own)
+    for item in reversed(found):  # each stands after those that it needs
+        for need in item.stage.needs:
+            chains[need] = max(chains[need], own[need] + chains[item.stage.name])
+    ordered = sorted(found, key=lambda item: -chains[item.stage.name])
+    return {item.stage.name: item.stage for item in ordered}
 
 
 def as_text(study: Study, found: Sequence[Forecast], processes: int, commands: bool = True) -> str:

@@ -7,12 +7,12 @@ it starts from. Whatever needs the same weights therefore finds the same folder,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mae_lite import files, rundir
+from mae_lite import files, recipes, rundir
 from mae_lite.config import Recipe, Supervised
 from mae_lite.report import repeat
 from mae_lite.studies.values import Analysis, Pretraining, Row, Study, Task
@@ -20,6 +20,12 @@ from mae_lite.studies.values import Analysis, Pretraining, Row, Study, Task
 State = Literal["done", "half", "new"]
 Training = Literal["pretrain", "finetune"]
 Use = Literal["init", "teacher"]
+
+_FILES = {"analyze": "analysis", "probe": "probe", "layers": "layers"}
+"""Where the commands that look into encoders write their numbers: FILE.json."""
+_LABELS = {"labels_per_class", "label_fraction"}
+_LAYERS_POINTS = 8
+"""Fine-tunings of ``mae-lite layers`` for a seed: none, all, and a quarter, half and three quarters from both sides."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Graph:
     stages: dict[str, Stage] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
     analyses: list[tuple[Analysis, Stage]] = field(default_factory=list)
+    """An analysis that has a stage for each row is here once for each, with that row alone."""
 
     def levels(self) -> list[list[Stage]]:
         """Return the stages in rounds: those of a round need stages of earlier rounds only."""
@@ -155,8 +162,8 @@ class _Builder:
                     encoders.setdefault((row.name, seed), start or tuned)
                     self._graph.cells.append(Cell(row, task, seed, tuned.folder))
         for analysis in self._study.analyses:
-            stage = self._analyze(analysis, [encoders[name, first] for name in analysis.rows])
-            self._graph.analyses.append((analysis, stage))
+            found = {name: encoders[name, first] for name in analysis.rows}
+            self._graph.analyses += self._look(analysis, found)
         return self._graph
 
     def _pretrain(self, wanted: Pretraining, seed: int) -> Stage:
@@ -178,15 +185,44 @@ class _Builder:
         images = self._study.trained_on(recipe)
         return self._add(training(kind, recipe, data, self._root, self._study.runtime, images=images, sources=given))
 
-    def _analyze(self, analysis: Analysis, encoders: list[Stage]) -> Stage:
-        identity = [analysis.images, self._data, *(stage.name for stage in encoders)]
-        name = f"analysis-{analysis.name}-{_hash(identity)}"
-        folder = self._root / name
+    def _look(self, analysis: Analysis, encoders: Mapping[str, Stage]) -> Iterator[tuple[Analysis, Stage]]:
+        """Yield the stages of an analysis: one for all rows, or one for each, with the rows of each."""
+        rows = {row.name: row for row in self._study.rows}
+        if analysis.kind == "layers":
+            for name, encoder in encoders.items():
+                one = analysis.model_copy(update={"rows": (name,)})
+                yield one, self._layers(analysis.name, rows[name], encoder)
+            return
+        options = ["--images", str(analysis.images)]
+        images = analysis.images
+        if analysis.kind == "probe":
+            tuned = self._study.finetuned(rows[analysis.rows[0]], self._study.tasks[0], self._study.seeds[0])
+            settings = tuned.model_dump(include=_LABELS, exclude_none=True)
+            options = ["--blocks", *repeat.flags(settings.items()), "--seed", str(tuned.seed)]
+            images = self._study.images + self._study.test_images
+        yield analysis, self._looked(analysis, list(encoders.values()), options, images)
+
+    def _looked(self, analysis: Analysis, encoders: list[Stage], options: list[str], images: int) -> Stage:
+        identity = [analysis.kind, options, self._data, *(stage.name for stage in encoders)]
+        folder = self._root / f"{_FILES[analysis.kind]}-{analysis.name}-{_hash(identity)}"
         models = [str(stage.folder) for stage in encoders]
-        words = ("analyze", *models, "--data", self._data, "--images", str(analysis.images), "--out", str(folder))
-        needs = tuple(stage.name for stage in encoders)
-        recipe, images = encoders[0].recipe, analysis.images * len(encoders)
-        return self._add(Stage(name, "analyze", folder, words, needs, recipe, self._data, images))
+        words = (analysis.kind, *models, "--data", self._data, *options, "--out", str(folder))
+        needs, recipe = tuple(stage.name for stage in encoders), encoders[0].recipe
+        read = images * len(encoders)
+        return self._add(Stage(folder.name, analysis.kind, folder, words, needs, recipe, self._data, read))
+
+    def _layers(self, name: str, row: Row, encoder: Stage) -> Stage:
+        task, seeds = self._study.tasks[0], self._study.seeds
+        data = task.data or self._data
+        plain = recipes.get(row.finetuning.name)
+        recipe = recipes.derive(self._study.finetuned(row, task, seeds[0]), seed=plain.seed)
+        identity = [recipe.digest(), data, list(seeds), encoder.name]
+        folder = self._root / f"layers-{name}-{_hash(identity)}"
+        words = ["layers", str(encoder.folder), recipe.name, "--data", data, *repeat.changes(recipe)]
+        words += repeat.flags({"seeds": seeds, "workers": 0, "out": str(folder)}.items())
+        runs = _LAYERS_POINTS * len(seeds)
+        images = runs * self._study.trained_on(recipe)
+        return self._add(Stage(folder.name, "layers", folder, tuple(words), (encoder.name,), recipe, data, images))
 
     def _add(self, stage: Stage) -> Stage:
         return self._graph.stages.setdefault(stage.name, stage)
@@ -209,8 +245,9 @@ def _evaluation(stage: Stage) -> State:
     return "done" if any(item.get("data") == stage.data for item in measured) else "new"
 
 
-def _analysis(stage: Stage) -> State:
-    return "done" if _json(stage.folder / "analysis.json") else "new"
+def _looked(stage: Stage) -> State:
+    """Say how far an analysis is: its file of numbers is written last."""
+    return "done" if _json(stage.folder / f"{_FILES[stage.kind]}.json") else "new"
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -226,6 +263,8 @@ STATES: dict[str, Callable[[Stage], State]] = {
     "pretrain": _training,
     "finetune": _training,
     "evaluate": _evaluation,
-    "analyze": _analysis,
+    "analyze": _looked,
+    "probe": _looked,
+    "layers": _looked,
 }
 """How far a stage of each kind is. A new kind is an entry here, and what adds its stages to a graph."""
