@@ -9,7 +9,7 @@ from pydantic import Field
 from mae_lite import config
 
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Learning rates on standardised features, where the best for digits and CIFAR-10 lies inside, for few labels too."""
+"""Learning rates on standardised features. The best for digits and CIFAR-10 mostly lay inside, for few labels too."""
 
 
 class FrozenSettings(config.Config):
