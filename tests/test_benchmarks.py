@@ -334,6 +334,24 @@ def test_the_probe_is_timed(tmp_path: Path, shared_data: Path, monkeypatch: pyte
     assert ratio == pytest.approx(whole[0][0] / whole[1][0], abs=0.01)
 
 
+def test_data_are_divided_by_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a", "b", "c"]
+    about = {"info": {"features": {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}}}
+    labels = [2, 0, 1, 2, 0]
+    images = [{"bytes": bytes([number]), "path": None} for number in range(5)]
+    table = pa.table({"image": images, "label": labels}).replace_schema_metadata({"huggingface": json.dumps(about)})
+    for split in ("train", "test"):
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    module("class_split", monkeypatch).main([str(tmp_path), str(tmp_path / "out"), "--first", "2"])
+    found = {part: pq.read_table(tmp_path / "out" / part / "train.parquet") for part in ("pretrain", "transfer")}
+    assert [row["bytes"] for row in found["pretrain"]["image"].to_pylist()] == [b"\1", b"\2", b"\4"]
+    assert found["pretrain"]["label"].to_pylist() == [0, 1, 0]
+    assert [row["bytes"] for row in found["transfer"]["image"].to_pylist()] == [b"\0", b"\3"]
+    assert found["transfer"]["label"].to_pylist() == [0, 0]
+    kept = json.loads(found["transfer"].schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+    assert kept == ["c"]
+
+
 def test_the_analysis_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = module("analysis", monkeypatch).measure(10, None, ["none"])
     assert set(found) == {"forward_s", "importance_none_s", "peak_mib"} and min(found.values()) > 0

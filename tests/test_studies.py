@@ -247,6 +247,34 @@ def test_forecast_counts_arithmetic_and_the_longest_chain(tmp_path: Path) -> Non
     assert total / 2 < 30 * 60  # half an hour on two processors
 
 
+def test_pre_training_and_transfer_share_no_class() -> None:
+    """Pre-training reads one folder of the data, fine-tuning, measuring and analysing another; forecasts know both."""
+    study = studies.get("cifar10-scarce", "cpu")
+    made = graph.build(study, Path("runs"), "split")
+    for stage in made.stages.values():
+        place = "split/pretrain" if stage.kind == "pretrain" else "split/transfer"
+        assert stage.words[stage.words.index("--data") + 1] == place == stage.data
+    trained = {(s.kind, s.recipe.label_fraction, s.recipe.image_fraction, s.recipe.labels_per_class, s.images)
+               for s in made.stages.values() if s.recipe and s.kind in ("pretrain", "finetune")}  # fmt: skip
+    assert trained == {
+        ("pretrain", None, 0.2, None, 6000),
+        ("pretrain", 0.2, None, None, 6000),
+        ("finetune", 0.2, None, None, 4000),
+        ("finetune", None, None, 100, 400),
+        ("finetune", None, None, 10, 40),
+    }
+    seeds = {row.name: {cell.seed for cell in made.cells if cell.row.name == row.name} for row in study.rows}
+    assert seeds == {
+        "scratch": {0, 1, 2},
+        "supervised": {0, 1, 2},
+        "MoCo-v3": {0},
+        "MAE": {0, 1, 2},
+        "D-MAE": {0, 1, 2},
+    }
+    (kept,) = [stage for stage in made.stages.values() if stage.kind == "layers"]
+    assert kept.words[kept.words.index("--seeds") + 1 :][:2] == ("0", "--workers")
+
+
 def test_what_most_depends_on_is_begun_first() -> None:
     study = studies.get("digits")
     found = forecast.forecast(study, graph_of(study))
@@ -275,7 +303,10 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("words", "said"),
     [
         ([], "the study is missing"),
-        (["digit"], "unknown study 'digit' (nearest: 'digits')\nFix: choose one of: digits, cifar10, paper, ablation"),
+        (
+            ["digit"],
+            "unknown study 'digit' (nearest: 'digits')\nFix: choose one of: digits, cifar10, cifar10-scarce, ",
+        ),
         (["ablation"], "the recipe to vary: found none, expected one of mae-tiny, mae-small"),
         (["ablation", "mocov3-tiny"], "the recipe to vary: found 'mocov3-tiny'"),
         (["digits", "digits-mae"], "study 'digits' varies no recipe: found 'digits-mae'"),
@@ -296,7 +327,11 @@ def test_help_names_studies_and_options(capsys: pytest.CaptureFixture[str]) -> N
         with pytest.raises(SystemExit):
             main(words)
     text = capsys.readouterr().out
-    assert "studies: digits, cifar10, paper, ablation" in text and "--dry-run" in text and "--only-report" in text
+    assert (
+        "studies: digits, cifar10, cifar10-scarce, paper, ablation" in text
+        and "--dry-run" in text
+        and "--only-report" in text
+    )
 
 
 def test_studies_are_frozen() -> None:

@@ -8,7 +8,12 @@ from mae_lite.errors import ConfigError, nearest
 from mae_lite.studies import ablation, cifar10, digits, paper
 from mae_lite.studies.values import Scale, Study
 
-_STUDIES: dict[str, Callable[[Scale], Study]] = {"digits": digits.study, "cifar10": cifar10.study, "paper": paper.study}
+_STUDIES: dict[str, Callable[[Scale], Study]] = {
+    "digits": digits.study,
+    "cifar10": cifar10.study,
+    "cifar10-scarce": cifar10.scarce,
+    "paper": paper.study,
+}
 _AROUND_A_RECIPE: dict[str, Callable[[Scale, str | None], Study]] = {"ablation": ablation.study}
 
 

@@ -1,42 +1,92 @@
-"""Scratch, MAE, MoCo-v3 and distilled MAE on CIFAR-10, or on other data of its size."""
+"""Ways to a classifier of small photographs: on CIFAR-10 or data of its size, and from some classes to others."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from mae_lite import recipes
-from mae_lite.config import Recipe
+from mae_lite.config import Recipe, Supervised
 from mae_lite.studies.values import Analysis, Pretraining, Row, Scale, Study, Task
 
-_DEPTH = {"smoke": 2, "cpu": 4}
+_BATCH = 128
+"""Of everything that is not done at full scale."""
+_TINY: dict[Scale, dict[str, Any]] = {
+    "smoke": {"width": 48, "depth": 2, "num_heads": 6},
+    "cpu": {"width": 96, "depth": 4, "num_heads": 6},
+}
+_TEACHER_FACTOR = 2
+"""How much wider the teacher is where encoders are made smaller."""
+_SHARE = 0.2
+"""Of the pre-training images, where encoders are made smaller: 10,000 of 50,000."""
+_PRETRAINING_EPOCHS = 20.0
+_RATES = {"mae": 2e-3, "distilled_mae": 2e-3, "finetune": 5e-3, "scratch": 1.25e-3}
+"""lr_per_256 of small encoders, from docs/small_data.md; the others keep their recipe's."""
+
+
+_KEPT: dict[Scale, tuple[Analysis, ...]] = {
+    "smoke": (),
+    "cpu": (Analysis(name="kept", kind="layers", rows=("MAE",), seeds=1),),
+    "full": (Analysis(name="kept", kind="layers", rows=("MoCo-v3", "MAE")),),
+}
+
+
+class _Data(NamedTuple):
+    """What a study of this module works on."""
+
+    images: int
+    test_images: int
+    classes: int
+    part: str | None
 
 
 def study(scale: Scale) -> Study:
-    """Return the study: full has the recipes as they are, cpu a third of their blocks and few epochs, smoke a sixth."""
-    small, teacher = _recipe("cifar10-mae-tiny", scale), Pretraining(recipe=_recipe("cifar10-mae-small", scale))
-    contrast = Pretraining(recipe=_recipe("cifar10-mocov3", scale))
-    distilled = Pretraining(recipe=_recipe("cifar10-d-mae-tiny", scale), teacher=teacher)
-    tuned = _recipe("cifar10-finetune", scale)
-    few: dict[str, Any] = {"labels_per_class": 100, "validation_fraction": 0.0, "global_batch_size": 100}
-    few |= {"epochs": 100.0, "warmup_epochs": 5.0}
+    """Return the study of all ten classes; docs/studies.md says what the scales are."""
+    data = _Data(50_000, 10_000, 10, None)
+    rows = (_scratch(scale), *_pretrained(scale))
+    return _study("cifar10", "Pre-training on CIFAR-10", scale, data, rows, _tasks(scale, data), ())
+
+
+def scarce(scale: Scale) -> Study:
+    """Return the study that pre-trains on six classes, with and without their labels, and transfers to the other four.
+
+    It is the paper's claim on scarce data, where supervised pre-training is ahead (section 4).
+    """
+    data = _Data(20_000, 4_000, 4, "transfer")
+    labels = Pretraining(recipe=_recipe("cifar10-supervised", scale, tuning=False))
+    rows = (
+        _scratch(scale),
+        Row(name="supervised", pretraining=labels, finetuning=_recipe("cifar10-finetune", scale)),
+        *_pretrained(scale),
+    )
+    notes = (
+        "Pre-training sees the first six classes, fine-tuning and test images are of the other four: no image and no "
+        "class is in both. Only 'supervised' has seen the labels of the six.",
+        "benchmarks/class_split.py makes the data.",
+    )
+    made = _study("cifar10-scarce", "From six classes of CIFAR-10 to the other four", scale, data, rows,
+                  _tasks(scale, data), notes)  # fmt: skip
+    return made.model_copy(update={"part": "pretrain", "images": 30_000})
+
+
+def _study(
+    name: str, title: str, scale: Scale, data: _Data, rows: tuple[Row, ...], tasks: tuple[Task, ...],
+    notes: tuple[str, ...],
+) -> Study:  # fmt: skip
+    looked = tuple(row.name for row in rows if row.seeds is None or scale != "smoke")
     return Study(
-        name="cifar10" if scale == "full" else f"cifar10-{scale}",
-        title=f"Pre-training on CIFAR-10, scale {scale}",
-        notes=_notes(scale),
-        images=50_000,
-        test_images=10_000,
-        classes=10,
-        rows=(
-            Row(name="scratch", finetuning=_recipe("cifar10-scratch", scale)),
-            Row(name="MoCo-v3", pretraining=contrast, finetuning=_recipe("cifar10-finetune-mocov3", scale)),
-            Row(name="MAE", pretraining=Pretraining(recipe=small), finetuning=tuned),
-            Row(name="D-MAE", pretraining=distilled, finetuning=tuned),
+        name=name if scale == "full" else f"{name}-{scale}",
+        title=title if scale == "full" else f"{title}, scale {scale}",
+        notes=(*notes, *_notes(scale)),
+        images=data.images,
+        test_images=data.test_images,
+        classes=data.classes,
+        rows=rows,
+        tasks=tasks,
+        seeds=(0,) if scale == "smoke" else (0, 1, 2),
+        analyses=(
+            Analysis(name="layers", rows=looked, images=100 if scale == "smoke" else 1000),
+            *_KEPT[scale],
         ),
-        tasks=(Task(name="all labels"), Task(name="100 labels per class", changes=few))
-        if scale == "full"
-        else (Task(name="100 labels per class", changes={**few, "epochs": 50.0}),),
-        seeds=(0, 1, 2) if scale == "full" else (0,),
-        analyses=(Analysis(name="layers", rows=("scratch", "MoCo-v3", "MAE", "D-MAE"), images=_looked(scale)),),
         runtime={} if scale == "full" else {"workers": 0},
         gflops_per_second=10_000.0 if scale == "full" else 30.0,
         hardware="one GPU" if scale == "full" else "one CPU core",
@@ -44,35 +94,93 @@ def study(scale: Scale) -> Study:
     )
 
 
-def _looked(scale: Scale) -> int:
-    return 100 if scale == "smoke" else 1000
+def _scratch(scale: Scale) -> Row:
+    return Row(name="scratch", finetuning=_recipe("cifar10-scratch", scale))
 
 
-def _notes(scale: Scale) -> tuple[str, ...]:
-    distilled = "D-MAE is MAE with attention distillation from cifar10-mae-small, trained once with the first seed."
+def _pretrained(scale: Scale) -> tuple[Row, ...]:
+    """Return the rows that pre-train without labels; those that cost many times MAE's have one seed."""
+    tuned, teacher = _recipe("cifar10-finetune", scale), Pretraining(recipe=_recipe("cifar10-mae-small", scale))
+
+    def start(name: str, taught: bool = False) -> Pretraining:
+        return Pretraining(recipe=_recipe(name, scale), teacher=teacher if taught else None)
+
+    contrast = _recipe("cifar10-finetune-mocov3", scale)
+    rows = [
+        Row(name="MoCo-v3", pretraining=start("cifar10-mocov3"), finetuning=contrast, seeds=1),
+        Row(name="MAE", pretraining=start("cifar10-mae-tiny"), finetuning=tuned),
+        Row(name="D-MAE", pretraining=start("cifar10-d-mae-tiny", taught=True), finetuning=tuned),
+    ]
+    if scale == "full":
+        decoupled = start("cifar10-d2-mae-tiny", taught=True)
+        rows.append(Row(name="D2-MAE", pretraining=decoupled, finetuning=tuned))
+        rows.insert(1, Row(name="DINO", pretraining=start("cifar10-dino"), finetuning=contrast, seeds=1))
+    return tuple(rows)
+
+
+def _tasks(scale: Scale, data: _Data) -> tuple[Task, ...]:
+    """Return the labels to fine-tune on; few labels are passed often enough for some hundred updates."""
+
+    def task(name: str, batch: int, epochs: float, **labels: Any) -> Task:
+        changes = {**labels, "global_batch_size": batch, "epochs": epochs, "warmup_epochs": epochs / 20}
+        changes["validation_fraction"] = 0.0
+        return Task(name=name, part=data.part, images=data.images, classes=data.classes, changes=changes)
+
     if scale == "full":
         return (
-            distilled,
-            "The recipes as they are; MoCo-v3 has the layer decay that the paper found best for it.",
+            Task(name="all labels", part=data.part, images=data.images, classes=data.classes),
+            task("10 % of the labels", 256, 200.0, label_fraction=0.1),
+            task("1 % of the labels", 100, 200.0, label_fraction=0.01),
+            task("10 labels per class", 10 * data.classes, 400.0, labels_per_class=10),
         )
-    blocks = f"Encoders, the teacher's too, have {_DEPTH[scale]} blocks instead of 12."
+    few = task("100 labels per class", 100, 4000 / data.classes / 10, labels_per_class=100)
     if scale == "smoke":
-        return (distilled, blocks)
+        return (few,)
     return (
-        distilled,
-        blocks,
-        "Pre-training has 3 epochs, where 400 would be right; the order of methods may change with more.",
+        task("all labels", _BATCH, 400 * _BATCH / (_SHARE * data.images), label_fraction=_SHARE),
+        few,
+        task("10 labels per class", 5 * data.classes, 200.0, labels_per_class=10),
     )
 
 
-def _recipe(name: str, scale: Scale) -> Recipe:
+def _notes(scale: Scale) -> tuple[str, ...]:
+    distilled = "D-MAE is MAE with attention distillation from a wider MAE, trained once with the first seed."
+    if scale == "full":
+        return (distilled, "The recipes as they are; MoCo-v3 and DINO have the layer decay that the paper found best "
+                "for MoCo-v3.")  # fmt: skip
+    size = _TINY[scale]
+    smaller = f"Encoders have {size['depth']} blocks of {size['width']} channels instead of 12 of 192, the teacher "
+    smaller += f"{_TEACHER_FACTOR * size['width']} channels."
+    if scale == "smoke":
+        return (distilled, smaller)
+    return (
+        distilled,
+        smaller,
+        f"Pre-training has {_PRETRAINING_EPOCHS:.0f} epochs of a fifth of the images, where 400 of all would be right; "
+        "'all labels' is a fifth of each class. The order of methods may change with more.",
+        "MoCo-v3 has one seed. Its learning rate is its recipe's; those of MAE and scratch were searched.",
+    )
+
+
+def _recipe(name: str, scale: Scale, tuning: bool = True) -> Recipe:
+    """Return a recipe as it is run at ``scale``; with ``tuning`` false a classifier pre-trains, as the others do."""
     recipe = recipes.get(name)
     if scale == "full":
         return recipe
-    changes: dict[str, Any] = {"encoder": {"depth": _DEPTH[scale]}}
+    size = dict(_TINY[scale])
+    if name == "cifar10-mae-small":
+        size["width"] *= _TEACHER_FACTOR
+    changes: dict[str, Any] = {"encoder": size, "global_batch_size": _BATCH}
     if recipe.method.kind == "distilled_mae":
-        changes["method"] = {"teacher_depth": _DEPTH[scale]}
-    changes["global_batch_size"] = 64 if scale == "smoke" else 128
-    if recipe.method.kind != "supervised":
-        changes |= {"epochs": 3.0, "warmup_epochs": 0.3}
+        teacher = {"width": _TEACHER_FACTOR * size["width"], "depth": size["depth"], "heads": size["num_heads"]}
+        changes["method"] = {f"teacher_{key}": value for key, value in teacher.items()}
+    if recipe.method.kind == "mocov3":  # made for wide encoders, its heads would cost ten times what these do
+        changes["method"] = {"hidden_width": 4 * size["width"], "output_width": size["width"]}
+    supervised = isinstance(recipe.method, Supervised)
+    rate = ("scratch" if recipe.start == "random" else "finetune") if supervised else recipe.method.kind
+    if rate in _RATES:
+        changes["lr_per_256"] = _RATES[rate]
+    if not (supervised and tuning):
+        changes |= {"epochs": _PRETRAINING_EPOCHS, "warmup_epochs": _PRETRAINING_EPOCHS / 10}
+        changes |= {"label_fraction" if supervised else "image_fraction": _SHARE}
     return recipes.derive(recipe, **changes)

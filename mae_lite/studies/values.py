@@ -34,14 +34,20 @@ class Row(Config):
     """Whether it knows what the others do not, so that it bounds them from above instead of competing."""
     published: float | None = None
     """Top-1 in percent that the source reports."""
+    seeds: int | None = Field(None, ge=1)
+    """Only the first so many of the study's seeds; None takes all."""
 
 
 class Task(Config):
     """Labels that all rows are fine-tuned on."""
 
     name: str
-    data: str | None = None
-    """None takes the study's."""
+    part: str | None = None
+    """Folder within the study's data that holds its images; None takes them as they are."""
+    images: int | None = Field(None, ge=1)
+    """Training images of these; None for as many as pre-training sees."""
+    classes: int | None = Field(None, ge=2)
+    """Classes of these; None for the study's."""
     changes: dict[str, Any] = Field(default_factory=dict)
     """Settings of every row's fine-tuning, as ``recipes.derive`` takes them."""
 
@@ -57,6 +63,8 @@ class Analysis(Config):
     rows: tuple[str, ...]
     images: int = Field(1000, ge=10)
     """How many images are looked at by analyze."""
+    seeds: int | None = Field(None, ge=1)
+    """Fine-tunings of layers at each point; None takes all seeds of the study."""
 
 
 class Study(Config):
@@ -69,6 +77,8 @@ class Study(Config):
     """Sentences below the table: what is fair, and what is not."""
     data: str | None = None
     """Images that are used where no --data is given; None asks for it."""
+    part: str | None = None
+    """Folder within these data that holds the images of pre-training; None takes them as they are."""
     images: int = Field(ge=1)
     """Training images of these data: what forecasts, and epochs that are cut, are reckoned with."""
     test_images: int = Field(ge=1)
@@ -105,17 +115,24 @@ class Study(Config):
 
     def finetuned(self, row: Row, task: Task, seed: int) -> Recipe:
         """Return a row's fine-tuning as it is run on ``task`` with ``seed``."""
-        return self._cut(recipes.derive(row.finetuning, **{**task.changes, "seed": seed}))
+        return self._cut(recipes.derive(row.finetuning, **{**task.changes, "seed": seed}), task)
 
-    def trained_on(self, recipe: Recipe) -> int:
-        """Return how many images a recipe trains on: all, a share, some of each class, or what validation leaves."""
+    def trained_on(self, recipe: Recipe, task: Task | None = None) -> int:
+        """Return how many images a recipe trains on: all, a share, some of each class, or what validation leaves.
+
+        Args:
+            recipe: what is trained.
+            task: the labels, where it is a fine-tuning.
+        """
+        images = (task.images if task else None) or self.images
+        classes = (task.classes if task else None) or self.classes
         if recipe.labels_per_class is not None:
-            return min(recipe.labels_per_class * self.classes, self.images)
+            return min(recipe.labels_per_class * classes, images)
         if recipe.label_fraction is not None:
-            return max(int(recipe.label_fraction * self.images), self.classes)
+            return max(int(recipe.label_fraction * images), classes)
         if recipe.image_fraction is not None:
-            return max(int(recipe.image_fraction * self.images), 1)
-        return self.images - int(self.images * recipe.validation_fraction)
+            return max(int(recipe.image_fraction * images), 1)
+        return images - int(images * recipe.validation_fraction)
 
     @model_validator(mode="after")
     def _check(self) -> Study:
@@ -136,8 +153,8 @@ class Study(Config):
                     )
         return self
 
-    def _cut(self, recipe: Recipe) -> Recipe:
-        return recipe if self.updates is None else few_updates(recipe, self.updates, self.trained_on(recipe))
+    def _cut(self, recipe: Recipe, task: Task | None = None) -> Recipe:
+        return recipe if self.updates is None else few_updates(recipe, self.updates, self.trained_on(recipe, task))
 
 
 def few_updates(recipe: Recipe, updates: int, images: int) -> Recipe:

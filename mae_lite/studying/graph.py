@@ -156,6 +156,8 @@ class _Builder:
         first = self._study.seeds[0]
         for seed in self._study.seeds:
             for row in self._study.rows:
+                if seed not in self._study.seeds[: row.seeds]:
+                    continue
                 start = None if row.pretraining is None else self._pretrain(row.pretraining, seed)
                 for task in self._study.tasks:
                     tuned = self._finetune(row, task, seed, start)
@@ -169,20 +171,27 @@ class _Builder:
     def _pretrain(self, wanted: Pretraining, seed: int) -> Stage:
         teacher = None if wanted.teacher is None else self._pretrain(wanted.teacher, self._study.seeds[0])
         recipe = self._study.pretrained(wanted.recipe, seed)
-        return self._train("pretrain", recipe, self._data, teacher=teacher)
+        return self._train("pretrain", recipe, self._place(self._study.part), teacher=teacher)
 
     def _finetune(self, row: Row, task: Task, seed: int, start: Stage | None) -> Stage:
-        data = task.data or self._data
-        tuned = self._train("finetune", self._study.finetuned(row, task, seed), data, init=start)
+        data = self._place(task.part)
+        tuned = self._train("finetune", self._study.finetuned(row, task, seed), data, init=start, task=task)
         self._add(evaluation(tuned, data, self._study.test_images))
         return tuned
 
     def _train(
-        self, kind: Training, recipe: Recipe, data: str, *, init: Stage | None = None, teacher: Stage | None = None
+        self,
+        kind: Training,
+        recipe: Recipe,
+        data: str,
+        *,
+        init: Stage | None = None,
+        teacher: Stage | None = None,
+        task: Task | None = None,
     ) -> Stage:
         weights: dict[Use, Stage | None] = {"init": init, "teacher": teacher}
         given = {use: Start(str(one.folder), one.name) for use, one in weights.items() if one is not None}
-        images = self._study.trained_on(recipe)
+        images = self._study.trained_on(recipe, task)
         return self._add(training(kind, recipe, data, self._root, self._study.runtime, images=images, sources=given))
 
     def _look(self, analysis: Analysis, encoders: Mapping[str, Stage]) -> Iterator[tuple[Analysis, Stage]]:
@@ -191,7 +200,7 @@ class _Builder:
         if analysis.kind == "layers":
             for name, encoder in encoders.items():
                 one = analysis.model_copy(update={"rows": (name,)})
-                yield one, self._layers(analysis.name, rows[name], encoder)
+                yield one, self._layers(analysis, rows[name], encoder)
             return
         options = ["--images", str(analysis.images)]
         images = analysis.images
@@ -203,26 +212,31 @@ class _Builder:
         yield analysis, self._looked(analysis, list(encoders.values()), options, images)
 
     def _looked(self, analysis: Analysis, encoders: list[Stage], options: list[str], images: int) -> Stage:
-        identity = [analysis.kind, options, self._data, *(stage.name for stage in encoders)]
+        data = self._place(self._study.tasks[0].part)
+        identity = [analysis.kind, options, data, *(stage.name for stage in encoders)]
         folder = self._root / f"{_FILES[analysis.kind]}-{analysis.name}-{_hash(identity)}"
         models = [str(stage.folder) for stage in encoders]
-        words = (analysis.kind, *models, "--data", self._data, *options, "--out", str(folder))
+        words = (analysis.kind, *models, "--data", data, *options, "--out", str(folder))
         needs, recipe = tuple(stage.name for stage in encoders), encoders[0].recipe
         read = images * len(encoders)
-        return self._add(Stage(folder.name, analysis.kind, folder, words, needs, recipe, self._data, read))
+        return self._add(Stage(folder.name, analysis.kind, folder, words, needs, recipe, data, read))
 
-    def _layers(self, name: str, row: Row, encoder: Stage) -> Stage:
-        task, seeds = self._study.tasks[0], self._study.seeds
-        data = task.data or self._data
+    def _layers(self, analysis: Analysis, row: Row, encoder: Stage) -> Stage:
+        task, seeds = self._study.tasks[0], self._study.seeds[: analysis.seeds]
+        data = self._place(task.part)
         plain = recipes.get(row.finetuning.name)
         recipe = recipes.derive(self._study.finetuned(row, task, seeds[0]), seed=plain.seed)
         identity = [recipe.digest(), data, list(seeds), encoder.name]
-        folder = self._root / f"layers-{name}-{_hash(identity)}"
+        folder = self._root / f"layers-{analysis.name}-{_hash(identity)}"
         words = ["layers", str(encoder.folder), recipe.name, "--data", data, *repeat.changes(recipe)]
         words += repeat.flags({"seeds": seeds, "workers": 0, "out": str(folder)}.items())
         runs = _LAYERS_POINTS * len(seeds)
-        images = runs * self._study.trained_on(recipe)
+        images = runs * self._study.trained_on(recipe, task)
         return self._add(Stage(folder.name, "layers", folder, tuple(words), (encoder.name,), recipe, data, images))
+
+    def _place(self, part: str | None) -> str:
+        """Return the study's data, or a folder within them, as ``--data`` names it."""
+        return self._data if part is None else str(Path(self._data) / part)
 
     def _add(self, stage: Stage) -> Stage:
         return self._graph.stages.setdefault(stage.name, stage)
