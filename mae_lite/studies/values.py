@@ -102,15 +102,20 @@ class Study(Config):
         return self._cut(recipes.derive(row.finetuning, **{**task.changes, "seed": seed}))
 
     def trained_on(self, recipe: Recipe) -> int:
-        """Return how many images a recipe trains on: all, some of each class, or those not kept for validation."""
-        if recipe.labels_per_class is not None:
-            return min(recipe.labels_per_class * self.classes, self.images)
-        if recipe.label_fraction is not None:
-            return max(int(recipe.label_fraction * self.images), self.classes)
-        return self.images - int(self.images * recipe.validation_fraction)
+        """Return how many images a recipe trains on (see :func:`trained_on`)."""
+        return trained_on(recipe, self.images, self.classes)
 
     def _cut(self, recipe: Recipe) -> Recipe:
         return recipe if self.updates is None else few_updates(recipe, self.updates, self.trained_on(recipe))
+
+
+def trained_on(recipe: Recipe, images: int, classes: int) -> int:
+    """Return how many of ``images`` a recipe trains on: all, some of each class, or those not kept for validation."""
+    if recipe.labels_per_class is not None:
+        return min(recipe.labels_per_class * classes, images)
+    if recipe.label_fraction is not None:
+        return max(int(recipe.label_fraction * images), classes)
+    return images - int(images * recipe.validation_fraction)
 
 
 def few_updates(recipe: Recipe, updates: int, images: int) -> Recipe:
