@@ -209,11 +209,17 @@ def _from_table(suite: Suite, known: Set | None, name: str, table: dict[str, Any
     if "data" in table:  # test images elsewhere belong to the data that were replaced
         base.pop("test_data", None)
     try:
-        return overrides.build(Set, {**base, **table, "name": name})
+        return overrides.build(Set, {**base, **_nothing(table), "name": name})
     except ConfigError as error:
         raise ConfigError(
             f"sources {str(path)!r}, [{name}]: {error.what}", found=error.found, expected=error.expected, fix=error.fix
         ) from error
+
+
+def _nothing(table: dict[str, Any]) -> dict[str, Any]:
+    """Return ``table`` with "None", which TOML has no value for, as flags read it."""
+    words = {name: _nothing(value) if isinstance(value, dict) else value for name, value in table.items()}
+    return {name: None if value == "None" else value for name, value in words.items()}
 
 
 _RATES, _DECAYS = (0.015, 0.05, 0.15), (0.75, 0.85, 1.0)
