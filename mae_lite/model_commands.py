@@ -22,7 +22,7 @@ from mae_lite.cli_options import (
     WatchOptions,
 )
 from mae_lite.cli_words import flags_of, options_from, positional, run_folders, several
-from mae_lite.errors import EXIT_STOPPED, ConfigError, plain
+from mae_lite.errors import EXIT_STOPPED, ConfigError, MaeLiteError, plain
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -206,7 +206,11 @@ def transfer(words: Sequence[str]) -> int:
     if options.dry_run:
         print(plain(transferring.plan(order)))
         return 0
-    found, error = (transferring.only_report(order), None) if options.only_report else transferring.run(order)
+    error: MaeLiteError | None = None
+    if options.only_report:
+        found = transferring.only_report(order)
+    else:
+        found, error = transferring.run(order)
     print(json.dumps(found, indent=2) if options.json_output else plain(transferring.as_text(order, found)))
     if error is not None:
         raise error

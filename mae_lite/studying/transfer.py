@@ -132,7 +132,8 @@ def _unusable(found: Sequence[Cell]) -> dict[str, MaeLiteError]:
         except MaeLiteError as error:
             failed[name] = error
     if failed and len(failed) == len(waiting):
-        raise next(iter(failed.values()))
+        first: MaeLiteError = next(iter(failed.values()))
+        raise first
     for name, reason in failed.items():
         _tell(plain(f"{name} is left out: {reason}"))
     return failed
