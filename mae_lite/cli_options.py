@@ -256,6 +256,8 @@ class TransferOptions(config.Config):
     """A TOML file with a table for each set that lies elsewhere, or is your own."""
     sets: tuple[str, ...] | None = None
     """Take these sets only."""
+    heads: int | None = Field(None, ge=1)
+    """Attention heads of weights that do not say and whose width does not tell."""
     out: str = "runs/transfer"
     """Folder of the run folders; table and page go to OUT/SUITE."""
     processes: int | None = Field(None, ge=1)

@@ -202,7 +202,7 @@ def transfer(words: Sequence[str]) -> int:
     suite = suites.get(options.suite, sources, options.sets).shorter(options.updates, options.seeds)
     from mae_lite.studying import transfer as transferring
 
-    order = transferring.Order(suite, tuple(runs), Path(options.out), options.processes)
+    order = transferring.Order(suite, tuple(runs), Path(options.out), options.processes, options.heads)
     if options.dry_run:
         print(plain(transferring.plan(order)))
         return 0

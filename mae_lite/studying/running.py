@@ -131,7 +131,7 @@ class Pool:
             outcome.finished.append(name)
             self._tell(f"[{len(outcome.finished)} of {self._total}] {name} ({took})")
         elif stopping:
-            self._tell(f"{name} is stopped, and goes on when the study is started again")
+            self._tell(f"{name} is stopped, and goes on when the same command is given")
         elif code == EXIT_STOPPED:
             outcome.stopped = True
             outcome.failed[name] = code

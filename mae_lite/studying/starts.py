@@ -66,8 +66,12 @@ class Model:
         load_initial(methods.build(recipe, classes), recipe, self.weights)
 
 
-def read(sources: Sequence[str]) -> list[Model]:
+def read(sources: Sequence[str], heads: int | None = None) -> list[Model]:
     """Read run folders, checkpoints, or whatever else --init takes.
+
+    Args:
+        sources: their paths.
+        heads: attention heads of those that do not say.
 
     Raises:
         CheckpointError: when one cannot be read, or does not say what encoder it is.
@@ -75,7 +79,7 @@ def read(sources: Sequence[str]) -> list[Model]:
     """
     models: list[Model] = []
     for label, source in zip(labels_of(sources), sources, strict=True):
-        model = _read(label, source)
+        model = _read(label, source, heads)
         same = next((other for other in models if other.identity == model.identity), None)
         if same is not None:
             raise ConfigError(
@@ -85,21 +89,23 @@ def read(sources: Sequence[str]) -> list[Model]:
     return models
 
 
-def _read(label: str, source: str) -> Model:
+def _read(label: str, source: str, heads: int | None) -> Model:
     found = incoming.read(source)
     tensors = {name: value for name, value in found.found.tensors.items() if name.startswith("encoder.")}
     return Model(
         label=label,
         weights=source,
         identity=init_digest(source) or source,
-        encoder=_encoder(source, found, tensors),
+        encoder=_encoder(source, found, tensors, heads),
         relative_positions=has_tables(tensors),
         mean=found.mean,
         std=found.std,
     )
 
 
-def _encoder(source: str, found: incoming.Incoming, tensors: dict[str, Tensor]) -> config.Encoder | config.Swin:
+def _encoder(
+    source: str, found: incoming.Incoming, tensors: dict[str, Tensor], heads: int | None
+) -> config.Encoder | config.Swin:
     """Return the encoder as a run or ``mae-lite convert`` describes it, else as its tensors tell it."""
     path = Path(source)
     run = path.parent.parent if (path / files.MANIFEST).exists() and path.parent.name == "checkpoints" else path
@@ -114,8 +120,9 @@ def _encoder(source: str, found: incoming.Incoming, tensors: dict[str, Tensor]) 
             fix="give the run folder, with its recipe.json",
         )
     token = tensors.get("encoder.cls_token")
-    heads = sizes.chosen_heads(None, found.heads, 0 if token is None else token.shape[-1], source)
-    return sizes.encoder_size(tensors, heads, source)
+    width = 0 if token is None else token.shape[-1]
+    asked = heads if found.heads is None else None  # one number is asked for all: those that state their own keep it
+    return sizes.encoder_size(tensors, sizes.chosen_heads(asked, found.heads, width, source), source)
 
 
 def quiet() -> None:

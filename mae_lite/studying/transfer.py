@@ -37,6 +37,8 @@ class Order:
     """Run folders of all suites stand here; this one's table, page and logs in a folder of its name."""
     processes: int | None = None
     """Stages at once; None takes the processors, or the GPUs where there are some."""
+    heads: int | None = None
+    """Attention heads of weights that do not say."""
 
     @property
     def folder(self) -> Path:
@@ -50,7 +52,7 @@ def plan(wanted: Order) -> str:
     Raises:
         MaeLiteError: when the weights, or a set and the weights, are no good.
     """
-    found = cells(wanted.suite, starts.read(wanted.weights), wanted.root)
+    found = cells(wanted.suite, starts.read(wanted.weights, wanted.heads), wanted.root)
     counts = [one.images for one in wanted.suite.sets if one.images is not None]
     unknown = [one.name for one in wanted.suite.sets if one.images is None]
     images = f"{sum(counts):,} training images in {len(counts)} sets"
@@ -87,7 +89,7 @@ def run(wanted: Order) -> tuple[dict[str, Any], MaeLiteError | None]:
         DiskError: when something else is carried out in the same folder.
         Stopped: when a signal came between stages.
     """
-    models = starts.read(wanted.weights)
+    models = starts.read(wanted.weights, wanted.heads)
     found = cells(wanted.suite, models, wanted.root)
     starts.quiet()
     graphics = running.gpus(wanted.suite.runtime)
@@ -114,7 +116,7 @@ def run(wanted: Order) -> tuple[dict[str, Any], MaeLiteError | None]:
 
 def only_report(wanted: Order) -> dict[str, Any]:
     """Write table and page of what is finished; return what ``transfer.json`` holds."""
-    models = starts.read(wanted.weights)
+    models = starts.read(wanted.weights, wanted.heads)
     return _write(wanted, models, cells(wanted.suite, models, wanted.root))
 
 
