@@ -247,6 +247,41 @@ class StudyOptions(config.Config):
         return self
 
 
+class TransferOptions(config.Config):
+    """Options of ``mae-lite transfer``."""
+
+    suite: str = "paper"
+    """Sets to fine-tune on: paper, or digits to try it out."""
+    sources: str | None = None
+    """A TOML file with a table for each set that lies elsewhere, or is your own."""
+    sets: tuple[str, ...] | None = None
+    """Take these sets only."""
+    heads: int | None = Field(None, ge=1)
+    """Attention heads of weights that do not say and whose width does not tell."""
+    out: str = "runs/transfer"
+    """Folder of the run folders; table and page go to OUT/SUITE."""
+    processes: int | None = Field(None, ge=1)
+    """Stages carried out at once, which share the processors; None takes as many as there are processors, or GPUs."""
+    seeds: int | None = Field(None, ge=1)
+    """Take so many of the suite's seeds only."""
+    updates: int | None = Field(None, ge=1)
+    """Cut every training to so many updates, for a quick look."""
+    dry_run: bool = False
+    """Print every stage with its command, state, and reckoned time and disk, and do nothing."""
+    only_report: bool = False
+    """Write table and page of what is finished, and run nothing."""
+    json_output: bool = False
+    """Print JSON instead of a table (also --json)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TransferOptions:
+        for one, other in (("dry_run", "only_report"), ("dry_run", "json_output")):
+            if getattr(self, one) and getattr(self, other):
+                flags = [f"--{name.replace('_', '-')}" for name in (one, other)]
+                raise ConfigError(" ".join(flags), expected="one of them", fix=f"drop {flags[1]}")
+        return self
+
+
 class DemoOptions(config.Config):
     """Options of ``mae-lite demo``."""
 

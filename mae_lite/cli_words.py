@@ -52,9 +52,24 @@ def positional(words: Sequence[str], name: str, usage: str, example: str) -> tup
     raise ConfigError(f"{name} is missing", fix=example)
 
 
+def several(words: Sequence[str], name: str, usage: str, example: str) -> tuple[list[str], list[str]]:
+    """Return the words before the first flag, one at least, and the flags (see :func:`flags_of`).
+
+    Raises:
+        ConfigError: when there is none; ``example`` shows the way.
+    """
+    first, rest = positional(words, name, usage, example)
+    count = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+    return [first, *rest[:count]], flags_of(rest[count:])
+
+
+def flags_of(words: Sequence[str]) -> list[str]:
+    """Return ``words`` with --json, which is no name for a field, spelled as the option is."""
+    return ["--json-output" if word == "--json" else word for word in words]
+
+
 def run_folders(words: Sequence[str], command: str) -> tuple[list[Path], list[str]]:
     """Return the run folders at the beginning of ``words``, and the flags after them."""
     usage = f"mae-lite {command} RUN... [--FIELD VALUE ...]"
-    positional(words, "the run folder", usage, f"mae-lite {command} runs/NAME")
-    count = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
-    return [Path(word) for word in words[:count]], list(words[count:])
+    folders, rest = several(words, "the run folder", usage, f"mae-lite {command} runs/NAME")
+    return [Path(folder) for folder in folders], rest

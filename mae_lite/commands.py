@@ -10,9 +10,9 @@ from typing import Any
 
 from mae_lite import config, costs, overrides, recipes
 from mae_lite.cli_options import BenchRequest, CheckOptions, DemoOptions, ListOptions, PlanRequest, PrepareOptions
-from mae_lite.cli_words import options_from, positional
+from mae_lite.cli_words import flags_of, options_from, positional
 from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, plain
-from mae_lite.model_commands import analyze, convert, embed, evaluate, layers, probe, report, study, watch
+from mae_lite.model_commands import analyze, convert, embed, evaluate, layers, probe, report, study, transfer, watch
 
 
 def first_rank() -> bool:
@@ -93,16 +93,14 @@ def plan(words: Sequence[str]) -> int:
 def _timed(command: str, words: Sequence[str], model: type[overrides.ModelT]) -> overrides.ModelT:
     usage = f"mae-lite {command} RECIPE --data DATA [--seconds 5] [--json] [--FIELD VALUE ...]"
     name, rest = positional(words, "the recipe", usage, f"mae-lite {command} mae-tiny --data DATA")
-    rest = ["--json-output" if word == "--json" else word for word in rest]
-    return options_from(rest, model, f"mae-lite {command} {name}", recipes.get(name).model_dump())
+    return options_from(flags_of(rest), model, f"mae-lite {command} {name}", recipes.get(name).model_dump())
 
 
 def check(words: Sequence[str]) -> int:
     """Look at every image of a data set, list the bad ones, preview and advise: mae-lite check DATA."""
     usage = "mae-lite check DATA [--recipe mae-tiny] [--val-data DATA] [--json]"
     data, rest = positional(words, "the data set", usage, "mae-lite check photos")
-    rest = ["--json-output" if word == "--json" else word for word in rest]
-    options = options_from(rest, CheckOptions, usage, {"reading": config.Reading().model_dump()})
+    options = options_from(flags_of(rest), CheckOptions, usage, {"reading": config.Reading().model_dump()})
     from mae_lite.checking import check as checking
 
     recipe = recipes.derive(recipes.get(options.recipe), reading=options.reading.model_dump())
@@ -168,6 +166,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "probe": probe,
     "embed": embed,
     "layers": layers,
+    "transfer": transfer,
     "report": report,
     "watch": watch,
     "study": study,

@@ -18,10 +18,11 @@ from mae_lite.cli_options import (
     ProbeOptions,
     ReportOptions,
     StudyOptions,
+    TransferOptions,
     WatchOptions,
 )
-from mae_lite.cli_words import options_from, positional, run_folders
-from mae_lite.errors import EXIT_STOPPED, ConfigError, plain
+from mae_lite.cli_words import flags_of, options_from, positional, run_folders, several
+from mae_lite.errors import EXIT_STOPPED, ConfigError, MaeLiteError, plain
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -61,15 +62,13 @@ def convert(words: Sequence[str]) -> int:
 def analyze(words: Sequence[str]) -> int:
     """Look into encoders, layer by layer, with figures: mae-lite analyze MODEL... --data DATA."""
     usage = "mae-lite analyze MODEL... --data DATA [--images 1000] [--out analysis] [--FIELD VALUE ...]"
-    first, rest = positional(words, "the model", usage, "mae-lite analyze runs/NAME --data photos")
-    count = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
-    flags = ["--json-output" if word == "--json" else word for word in rest[count:]]
+    models, flags = several(words, "the model", usage, "mae-lite analyze runs/NAME --data photos")
     base = {"reading": config.Reading().model_dump()}
     options = options_from(flags, AnalyzeOptions, "mae-lite analyze MODEL...", base)
     from mae_lite.analysis import analyze as analysis
 
     settings = options.model_dump(exclude={"reading", "out", "json_output"})
-    order = analysis.Order((first, *rest[:count]), out=Path(options.out), reading=options.reading, **settings)
+    order = analysis.Order(tuple(models), out=Path(options.out), reading=options.reading, **settings)
     summary = analysis.analyze(order)
     print(json.dumps(summary, indent=2) if options.json_output else plain(analysis.as_text(summary)))
     return 0
@@ -78,15 +77,13 @@ def analyze(words: Sequence[str]) -> int:
 def probe(words: Sequence[str]) -> int:
     """Measure what frozen features are worth, linear and nearest neighbours: mae-lite probe MODEL... --data DATA."""
     usage = "mae-lite probe MODEL... --data DATA [--labels-per-class N] [--blocks] [--out probe] [--FIELD VALUE ...]"
-    first, rest = positional(words, "the model", usage, "mae-lite probe runs/NAME --data labelled")
-    count = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
-    flags = ["--json-output" if word == "--json" else word for word in rest[count:]]
+    models, flags = several(words, "the model", usage, "mae-lite probe runs/NAME --data labelled")
     base = {"reading": config.Reading().model_dump()}
     options = options_from(flags, ProbeOptions, "mae-lite probe MODEL...", base)
     from mae_lite.frozen import probe as probing
     from mae_lite.frozen import writing
 
-    summary = probing.probed((first, *rest[:count]), options, Path(options.out))
+    summary = probing.probed(models, options, Path(options.out))
     if summary is not None:  # the first of several processes
         print(json.dumps(summary, indent=2) if options.json_output else plain(writing.as_text(summary)))
     return 0
@@ -112,9 +109,10 @@ def layers(words: Sequence[str]) -> int:
     example = "mae-lite layers runs/NAME finetune-improved --data DATA"
     run, rest = positional(words, "the pre-trained run", usage, example)
     name, rest = positional(rest, "the recipe", usage, example)
-    rest = ["--json-output" if word == "--json" else word for word in rest]
     recipe = recipes.get(name)
-    request = options_from(rest, LayersRequest, f"mae-lite layers {run} {name}", {**recipe.model_dump(), "init": run})
+    request = options_from(
+        flags_of(rest), LayersRequest, f"mae-lite layers {run} {name}", {**recipe.model_dump(), "init": run}
+    )
     for flag, given, fix in (
         ("init", request.init != run, "the run is given once"),
         ("seed", request.seed != recipe.seed, "use --seeds"),
@@ -190,3 +188,30 @@ def study(words: Sequence[str]) -> int:
         print(plain(studying.plan(order) if options.dry_run else "\n".join(studying.only_report(order))))
         return 0
     return studying.run(order)
+
+
+def transfer(words: Sequence[str]) -> int:
+    """Fine-tune weights on every set of a suite, each at its best settings: mae-lite transfer RUN... [--dry-run]."""
+    from mae_lite.studies import suites
+
+    usage = "mae-lite transfer RUN... [--suite paper] [--sources FILE] [--sets SET ...] [--dry-run] [--FIELD VALUE ...]"
+    known = f"{usage}\nsuites: {', '.join(suites.names())}"
+    runs, flags = several(words, "the pre-trained run", known, "mae-lite transfer runs/NAME --suite paper")
+    options = options_from(flags, TransferOptions, "mae-lite transfer RUN...", {})
+    sources = None if options.sources is None else Path(options.sources)
+    suite = suites.get(options.suite, sources, options.sets).shorter(options.updates, options.seeds)
+    from mae_lite.studying import transfer as transferring
+
+    order = transferring.Order(suite, tuple(runs), Path(options.out), options.processes, options.heads)
+    if options.dry_run:
+        print(plain(transferring.plan(order)))
+        return 0
+    error: MaeLiteError | None = None
+    if options.only_report:
+        found = transferring.only_report(order)
+    else:
+        found, error = transferring.run(order)
+    print(json.dumps(found, indent=2) if options.json_output else plain(transferring.as_text(order, found)))
+    if error is not None:
+        raise error
+    return 0

@@ -90,7 +90,8 @@ def _recorded(record: rundir.RunDir | None, recipe: config.Recipe) -> Iterator[N
     except BaseException as error:
         if record is not None:
             with suppress(DiskError):  # a full disk must not hide the error itself
-                record.status("failed", message=str(error) or type(error).__name__)
+                kind = type(error).__name__
+                record.status("failed", message=str(error) or kind, error=kind)
         raise
     finally:
         if record is not None:

@@ -99,8 +99,8 @@ def compose(
         title: of the page; by default made of the data and the recipes.
         notes: sentences to go below the tables.
         live: whether the page will ask for news.
-        names: what to call the runs of a folder and those that differ from them in their seed alone; by default the
-            recipe's name.
+        names: what to call the run of a folder; those of one name that differ in their seed alone are one row. By
+            default the recipe's name.
 
     Raises:
         CheckpointError: when a path holds no run.

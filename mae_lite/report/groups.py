@@ -108,12 +108,12 @@ def groups(runs: Iterable[Run], numbers: Sequence[Baseline], names: Mapping[Path
     ``names`` says what to call the group of a folder, where the reader knows better than its recipe's name does.
     """
     found: dict[str, list[Run]] = {}
+    given = names or {}
     for run in runs:
         settings = {key: value for key, value in run.raw.items() if key not in ("seed", "note")}
-        key = json.dumps([settings, run.data, run.val_data, run.pretraining, run.start], sort_keys=True, default=str)
-        found.setdefault(key, []).append(run)
+        what = [settings, run.data, run.val_data, run.pretraining, run.start, given.get(run.folder)]
+        found.setdefault(json.dumps(what, sort_keys=True, default=str), []).append(run)
     members = list(found.values())
-    given = names or {}
     labels = [given.get(runs[0].folder, label) for runs, label in zip(members, _labels(members), strict=True)]
     places = _places(members)
     result = [

@@ -25,7 +25,8 @@ def study(scale: Scale) -> Study:
         notes=(
             "Published numbers stand in table.json beside those measured here. The teacher is mae-base, or "
             "simmim-swin-base, trained once.",
-            "Left out: feature distillation, whose teachers are weights of others, and transfer to other data.",
+            "Left out: feature distillation, whose teachers are weights of others. Transfer to other data is a command "
+            "of its own, mae-lite transfer.",
         ),
         images=1_281_167,
         test_images=50_000,

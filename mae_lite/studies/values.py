@@ -118,21 +118,10 @@ class Study(Config):
         return self._cut(recipes.derive(row.finetuning, **{**task.changes, "seed": seed}), task)
 
     def trained_on(self, recipe: Recipe, task: Task | None = None) -> int:
-        """Return how many images a recipe trains on: all, a share, some of each class, or what validation leaves.
-
-        Args:
-            recipe: what is trained.
-            task: the labels, where it is a fine-tuning.
-        """
+        """Return how many images a recipe trains on (see :func:`trained_on`), of pre-training's, or of a task's."""
         images = (task.images if task else None) or self.images
         classes = (task.classes if task else None) or self.classes
-        if recipe.labels_per_class is not None:
-            return min(recipe.labels_per_class * classes, images)
-        if recipe.label_fraction is not None:
-            return max(int(recipe.label_fraction * images), classes)
-        if recipe.image_fraction is not None:
-            return max(int(recipe.image_fraction * images), 1)
-        return images - int(images * recipe.validation_fraction)
+        return trained_on(recipe, images, classes)
 
     @model_validator(mode="after")
     def _check(self) -> Study:
@@ -155,6 +144,17 @@ class Study(Config):
 
     def _cut(self, recipe: Recipe, task: Task | None = None) -> Recipe:
         return recipe if self.updates is None else few_updates(recipe, self.updates, self.trained_on(recipe, task))
+
+
+def trained_on(recipe: Recipe, images: int, classes: int) -> int:
+    """Return how many of ``images`` a recipe trains on: all, a share, some of each class, or what validation leaves."""
+    if recipe.labels_per_class is not None:
+        return min(recipe.labels_per_class * classes, images)
+    if recipe.label_fraction is not None:
+        return max(int(recipe.label_fraction * images), classes)
+    if recipe.image_fraction is not None:
+        return max(int(recipe.image_fraction * images), 1)
+    return images - int(images * recipe.validation_fraction)
 
 
 def few_updates(recipe: Recipe, updates: int, images: int) -> Recipe:

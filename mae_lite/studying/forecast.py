@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from mae_lite import costs
-from mae_lite.studies.values import Study
 from mae_lite.studying.graph import Graph, Stage, State
 from mae_lite.timing.clock import clock
 
 _CHECKPOINTS = 2
 _BYTES_PER_PARAMETER = 12
 """Of a checkpoint: a weight and the optimiser's two moments, 4 bytes each."""
+
+
+class Assumed(Protocol):
+    """What a study, or a suite, says of its machine."""
+
+    @property
+    def gflops_per_second(self) -> float:
+        """Speed of one process."""
+
+    @property
+    def hardware(self) -> str:
+        """What has this speed."""
+
+    @property
+    def start_seconds(self) -> float:
+        """Time that a process takes to begin."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +42,28 @@ class Forecast:
     disk_mb: float
 
 
-def forecast(study: Study, graph: Graph) -> list[Forecast]:
+def forecast(assumed: Assumed, graph: Graph) -> list[Forecast]:
+    """Return time and disk of every stage of a graph."""
+    return of_stages(assumed, graph.stages.values())
+
+
+def of_stages(assumed: Assumed, stages: Iterable[Stage]) -> list[Forecast]:
     """Return time and disk of every stage."""
-    return [Forecast(stage, stage.state(), _seconds(study, stage), _disk_mb(stage)) for stage in graph.stages.values()]
+    return [Forecast(stage, stage.state(), _seconds(assumed, stage), _disk_mb(stage)) for stage in stages]
 
 
-def _seconds(study: Study, stage: Stage) -> float:
+def _seconds(assumed: Assumed, stage: Stage) -> float:
     recipe = stage.recipe
     if recipe is None:
-        return study.start_seconds
-    training = stage.kind in ("pretrain", "finetune", "layers")
+        return assumed.start_seconds
+    training = stage.trains or stage.kind == "layers"
     gflop = costs.step_gflops(recipe) * recipe.epochs if training else costs.forward_gflops(recipe.encoder)
-    return study.start_seconds + gflop * stage.images / study.gflops_per_second
+    return assumed.start_seconds + gflop * stage.images / assumed.gflops_per_second
 
 
 def _disk_mb(stage: Stage) -> float:
     """Count checkpoints, of the encoder alone, and the finished model; other stages leave next to nothing."""
-    if stage.recipe is None or stage.kind not in ("pretrain", "finetune"):
+    if stage.recipe is None or not stage.trains:
         return 0.0
     return costs.model_parameters(stage.recipe) * (_CHECKPOINTS * _BYTES_PER_PARAMETER + 4) / 1e6
 
@@ -71,15 +92,15 @@ def longest_first(found: Sequence[Forecast]) -> dict[str, Stage]:
     return {item.stage.name: item.stage for item in ordered}
 
 
-def as_text(study: Study, found: Sequence[Forecast], processes: int, commands: bool = True) -> str:
-    """Return the graph as a table; each stage with its command."""
+def as_text(assumed: Assumed, found: Sequence[Forecast], processes: int, images: str) -> str:
+    """Return the stages as a table, each with its command where that is known; ``images`` says how many there are."""
     width = max((len(item.stage.name) for item in found), default=5)
     lines = [f"{'stage':<{width}}  {'kind':<8}  {'state':<5}  {'time':>11}  {'disk':>8}"]
     for item in found:
         stage = item.stage
         disk = f"{item.disk_mb:,.0f} MB" if item.disk_mb >= 0.5 else ""
         lines.append(f"{stage.name:<{width}}  {stage.kind:<8}  {item.state:<5}  {clock(item.seconds):>11}  {disk:>8}")
-        if commands:
+        if stage.words:
             lines.append(f"    mae-lite {shlex.join(stage.words)}")
     done = sum(item.state == "done" for item in found)
     disk_gb = sum(item.disk_mb for item in found) / 1e3
@@ -88,6 +109,6 @@ def as_text(study: Study, found: Sequence[Forecast], processes: int, commands: b
         *lines,
         "",
         f"{len(found)} stages, {done} done; about {clock(left)} left with {processes} at once; {disk_gb:.1f} GB",
-        f"Reckoned, not measured: {study.images:,} training images, {study.gflops_per_second:,.0f} GFLOP/s for each "
-        f"process ({study.hardware}), {study.start_seconds:.0f} s to start it. mae-lite plan measures a recipe.",
+        f"Reckoned, not measured: {images}, {assumed.gflops_per_second:,.0f} GFLOP/s for each process "
+        f"({assumed.hardware}), {assumed.start_seconds:.0f} s to start it. mae-lite plan measures a recipe.",
     ])  # fmt: skip

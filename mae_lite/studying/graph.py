@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from mae_lite import files, recipes, rundir
 from mae_lite.config import Recipe, Supervised
+from mae_lite.errors import NumericsError
 from mae_lite.report import repeat
 from mae_lite.studies.values import Analysis, Pretraining, Row, Study, Task
 
@@ -46,6 +47,11 @@ class Stage:
     data: str = ""
     images: int = 0
     """Images that it reads: an epoch's, or all that it measures."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains, so that it takes epochs and leaves checkpoints."""
+        return self.kind in ("pretrain", "finetune", "try")
 
     def state(self) -> State:
         """Say whether it is done, begun or new, from its folder alone."""
@@ -254,9 +260,24 @@ def _training(stage: Stage) -> State:
     return "half" if rundir.checkpoints(stage.folder) else "new"
 
 
+def _trial(stage: Stage) -> State:
+    return "done" if diverged(stage) else _training(stage)
+
+
+def diverged(stage: Stage) -> bool:
+    """Say whether a training has ended with numbers that are not finite: an answer, too, where settings are tried."""
+    status = _json(stage.folder / "status.json")
+    return status.get("state") == "failed" and status.get("error") == NumericsError.__name__
+
+
+def measured(stage: Stage) -> dict[str, Any]:
+    """Return what an evaluation found on the stage's data; empty before it is done."""
+    found = [_json(path) for path in sorted((stage.folder / "eval").glob("*.json"))]
+    return next((item for item in found if item.get("data") == stage.data), {})
+
+
 def _evaluation(stage: Stage) -> State:
-    measured = [_json(path) for path in (stage.folder / "eval").glob("*.json")]
-    return "done" if any(item.get("data") == stage.data for item in measured) else "new"
+    return "done" if measured(stage) else "new"
 
 
 def _looked(stage: Stage) -> State:
@@ -276,6 +297,7 @@ def _json(path: Path) -> dict[str, Any]:
 STATES: dict[str, Callable[[Stage], State]] = {
     "pretrain": _training,
     "finetune": _training,
+    "try": _trial,
     "evaluate": _evaluation,
     "analyze": _looked,
     "probe": _looked,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mae_lite import files
 from mae_lite.engine.signals import StopSignals, killed_with_parent
@@ -130,7 +131,7 @@ class Pool:
             outcome.finished.append(name)
             self._tell(f"[{len(outcome.finished)} of {self._total}] {name} ({took})")
         elif stopping:
-            self._tell(f"{name} is stopped, and goes on when the study is started again")
+            self._tell(f"{name} is stopped, and goes on when the same command is given")
         elif code == EXIT_STOPPED:
             outcome.stopped = True
             outcome.failed[name] = code
@@ -142,6 +143,17 @@ class Pool:
     def _end_all(self, number: signal.Signals) -> None:
         for one in self._running:
             one.process.send_signal(number)
+
+
+def gpus(runtime: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the GPUs that stages with this runtime can have, as CUDA_VISIBLE_DEVICES names them."""
+    if runtime.get("accelerator") == "cpu":
+        return ()
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = torch.cuda.device_count()
+    return tuple(named.split(",")[:count]) if named else tuple(map(str, range(count)))
 
 
 def command(stage: Stage) -> list[str]:

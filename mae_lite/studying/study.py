@@ -15,7 +15,7 @@ from mae_lite import files
 from mae_lite.errors import EXIT_STOPPED, ConfigError, StudyError, plain
 from mae_lite.report import charts, compose, page
 from mae_lite.studies.values import Study
-from mae_lite.studying import forecast, graph, results, slurm
+from mae_lite.studying import forecast, graph, results, running, slurm
 from mae_lite.studying.running import Outcome, Pool
 from mae_lite.timing.clock import clock
 
@@ -56,7 +56,9 @@ def order(study: Study, data: str | None, out: str, processes: int | None) -> Or
 def plan(wanted: Order) -> str:
     """Return the graph with commands, states and forecasts; nothing is written and no data are read."""
     found = forecast.forecast(wanted.study, graph.build(wanted.study, wanted.root, wanted.data))
-    return forecast.as_text(wanted.study, found, wanted.processes or len(os.sched_getaffinity(0)))
+    processes = wanted.processes or len(os.sched_getaffinity(0))
+    images = f"{wanted.study.images:,} training images"
+    return forecast.as_text(wanted.study, found, processes, images)
 
 
 def run(wanted: Order) -> int:
@@ -70,7 +72,7 @@ def run(wanted: Order) -> int:
         DiskError: when another study is carried out in the same folder.
     """
     begun, stages = time.monotonic(), graph.build(wanted.study, wanted.root, wanted.data)
-    gpus = _gpus(wanted.study)
+    gpus = running.gpus(wanted.study.runtime)
     processes = wanted.processes or len(gpus) or len(os.sched_getaffinity(0))
     files.make_folder(wanted.root)
     lock = files.Lock(wanted.root / "study.lock", f"pid {os.getpid()} on {socket.gethostname()}")
@@ -171,17 +173,6 @@ def _check(wanted: Order, outcome: Outcome) -> None:
         found=", ".join(outcome.failed),
         fix=f"mend what the last lines above say (all of them: {wanted.folder / 'logs'}), then give the same command",
     )
-
-
-def _gpus(study: Study) -> tuple[str, ...]:
-    """Return the GPUs that stages can have, as CUDA_VISIBLE_DEVICES names them."""
-    if study.runtime.get("accelerator") == "cpu":
-        return ()
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    count = torch.cuda.device_count()
-    return tuple(named.split(",")[:count]) if named else tuple(map(str, range(count)))
 
 
 def _tell(line: str) -> None:
