@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mae_lite import figures
-from mae_lite.report import charts, read, repeat, sentence, tables
+from mae_lite.report import analyses, charts, ledger, read, repeat, sentence, tables
 from mae_lite.report.groups import Group, groups
+from mae_lite.report.lineage import Lineage
 from mae_lite.report.read import Run
 from mae_lite.report.tables import Table
 from mae_lite.report.values import number
@@ -56,6 +57,7 @@ class Report:
     notes: Sequence[str]
     tables: Sequence[Table]
     figures: Sequence[charts.Figure]
+    findings: analyses.Findings
     sliders: Sequence[Slider]
     costs: Table
     details: Sequence[Details]
@@ -69,19 +71,21 @@ def compose(
     notes: Sequence[str] = (),
     live: bool = False,
     names: Mapping[Path, str] | None = None,
+    models: Mapping[Path, Mapping[str, str]] | None = None,
 ) -> Report:
     """Read the runs and say what they show.
 
     Args:
-        paths: run folders, or folders of run folders.
+        paths: folders of runs and of analyses, or folders of such folders.
         title: of the page; by default made of the data and the recipes.
         notes: sentences to go below the tables.
         live: whether the page will ask for news.
         names: what to call the runs of a folder and those that differ from them in their seed alone; by default the
             recipe's name.
+        models: what to call the models of an analysis, by its folder and the names that they have there.
 
     Raises:
-        CheckpointError: when a path holds no run.
+        CheckpointError: when a path holds neither.
     """
     runs = [read.read(folder) for folder in read.find(paths)]
     found = groups(runs, read.baselines(paths), names)
@@ -90,13 +94,18 @@ def compose(
     states: dict[str, int] = {}
     for run in runs:
         states[run.state] = states.get(run.state, 0) + 1
+    findings = analyses.read({one: (models or {}).get(one, {}) for one in read.find_analyses(paths)})
+    lineage = Lineage(runs)
     shown = [tables.accuracies(rated, colours)] if rated else []
+    expected = ledger.ledger(rated, colours, lineage)
+    shown += [] if expected is None else [expected]
     return Report(
         title=title or _title(runs),
-        headline=sentence.headline(found),
+        headline=sentence.headline(found) if runs else [f"{len(findings.figures)} figures, and no run."],
         notes=[*notes, *_notes(found)],
         tables=[*shown, tables.results(found, colours)],
-        figures=charts.figures_of(found, colours),
+        figures=charts.figures_of(found, colours, lineage),
+        findings=findings,
         sliders=[_slider(run) for run in runs if run.previews],
         costs=tables.costs_of(found, colours),
         details=[_details(run, group, colours) for group in found for run in group.runs],
@@ -123,6 +132,8 @@ def _colours(found: Sequence[Group]) -> dict[str, str]:
 
 
 def _title(runs: Sequence[Run]) -> str:
+    if not runs:
+        return "What the encoders compute"
     if len(runs) == 1:
         return f"{runs[0].raw.get('name', runs[0].name)} on {runs[0].data}"
     return f"{len(runs)} runs on {', '.join(sorted({run.data for run in runs}))}"
