@@ -142,7 +142,7 @@ def against(
         shape = {"fmt": _SHAPES[place % len(_SHAPES)], "markersize": 6, "elinewidth": 1.2, "capsize": 3}
         axes.errorbar([x], [y], bar, color=colours[name], label=_shown(name), **shape)
     axes.set(xlabel=x_label, ylabel=y_label, xscale="log")
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.1)
     low, high = axes.get_xlim()
     steps = (1.0, 2.0, 5.0) if high < 60 * low else (1.0, 3.0) if high < 600 * low else (1.0,)
     axes.xaxis.set_major_locator(LogLocator(subs=steps))

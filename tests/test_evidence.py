@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mae_lite import cli, costs, figures, recipes
+from mae_lite import cli, costs, figures, recipes, studies
 from mae_lite.errors import CheckpointError
 from mae_lite.recipes import published
 from mae_lite.report import drawings, page
@@ -19,8 +19,12 @@ from mae_lite.report.compose import Report, compose
 from mae_lite.report.lineage import Lineage
 from mae_lite.report.read import read
 from mae_lite.report.tables import Table
+from mae_lite.studies.values import Study
+from mae_lite.studying import graph, recommending, results
+from mae_lite.studying.study import Order, only_report
 from tests import stored
 from tests.test_report import PAYLOADS, Reader
+from tests.test_studies import measured
 
 IMAGENET = {"images": 50_000, "fingerprint": {"sha256": "val"}}
 
@@ -268,3 +272,118 @@ def test_figures_of_ours_pass_whole() -> None:
         assert {*points} <= {one.get("id") for one in ElementTree.fromstring(kept).iter()}
     with pytest.raises(CheckpointError, match="another root"):
         drawings.cleaned("<g/>")
+
+
+def advice(tmp_path: Path, numbers: dict[str, list[float]], study: Study | None = None) -> dict[str, Any]:
+    rest: dict[str, list[float]] = {row.name: [] for row in studies.get("digits").rows}
+    (found,) = measured(study or studies.get("digits"), tmp_path, rest | numbers)["recommended"]
+    return dict(found)
+
+
+def test_the_cheapest_within_chance_is_advised(tmp_path: Path) -> None:
+    """D-MAE is best, MAE within chance of it at half the cost; MoCo-v3 is beyond, and supervised knows too much."""
+    numbers = {"scratch": [0.70, 0.72, 0.74], "supervised": [0.99, 0.99, 0.99], "MoCo-v3": [0.80, 0.81, 0.82]}
+    found = advice(tmp_path, numbers | {"MAE": [0.90, 0.91, 0.93], "D-MAE": [0.91, 0.92, 0.92]})
+    assert (found["best"], found["within_chance"], found["advice"]) == ("D-MAE", ["MAE"], "MAE")
+    assert found["compared"] == ["scratch", "MoCo-v3", "MAE", "D-MAE"] and found["seeds"] == 3
+    gain = found["gain_over_scratch"]
+    assert gain["mean"] == pytest.approx(58 / 3) and gain["values"] == pytest.approx([20.0, 19.0, 19.0])
+    assert gain["half_width_95"] == pytest.approx(4.302652729911275 / 3)  # deviation 1/sqrt(3), over sqrt(3)
+    assert found["behind_best"]["values"] == pytest.approx([-1.0, -1.0, 1.0])
+    updates = {"digits-mae": (1500, 128), "digits-finetune": (100, 50)}
+    spent = sum(costs.step_gflops(recipes.get(name)) * count * batch for name, (count, batch) in updates.items())
+    assert found["gflops"] == pytest.approx(spent, rel=0.06)  # epochs of 1,346 images, of which updates leave some out
+    near = recommending.table([found], {}).rows[0][6]
+    assert near.text == "D-MAE (ahead by +0.3 ± 2.9 points)"
+    assert recommending.in_words(found) == (
+        "5 labels per class: take MAE, which costs least of all within chance of the best, -0.3 ± 2.9 points from the "
+        "best, D-MAE; +19.3 ± 1.4 points over scratch."
+    )
+
+
+def test_commands_of_an_advice_train_what_was_measured(tmp_path: Path) -> None:
+    study = studies.get("digits")
+    found = advice(tmp_path, {"scratch": [0.7], "D-MAE": [0.9]})
+    program = [line.split()[:3] for line in found["commands"]]
+    assert program == [["mae-lite", command, f"digits-{name}"] for command, name in (
+        ("pretrain", "mae-wide"), ("pretrain", "d-mae"), ("finetune", "finetune"),
+    )]  # fmt: skip
+    places = {word for line in found["commands"] for word in line.split() if word.startswith("runs/")}
+    assert places == {"runs/digits-mae-wide", "runs/digits-d-mae"}
+    made = graph.build(study, tmp_path, "digits").stages.values()
+    epochs = next(stage.recipe.epochs for stage in made if stage.recipe and stage.recipe.name == "digits-d-mae")
+    assert f"--epochs {epochs}" in found["commands"][1] and "--seed" not in " ".join(found["commands"])
+
+
+def test_one_seed_is_said_and_a_cut_study_advises_nothing(tmp_path: Path) -> None:
+    found = advice(tmp_path / "one", {"scratch": [0.7], "MoCo-v3": [0.89], "MAE": [0.9]})
+    assert (found["advice"], found["within_chance"], found["seeds"]) == ("MAE", [], 1)
+    words = "take MAE, the best of 3 (one seed, so that nothing is said of chance); +20.0 points over scratch."
+    assert recommending.in_words(found).endswith(words)
+    row = recommending.table([found], {}).rows[0]
+    assert [cell.text for cell in row[1:]][3:6] == ["90.0", "+20.0", "not known from one seed"] and row[
+        4
+    ].detail == "one seed"
+    cut = studies.get("digits", "smoke")
+    numbers = {row.name: [0.5, 0.6] for row in cut.rows}
+    content = measured(cut, tmp_path / "cut", numbers)
+    assert content["means"] and content["recommended"] == []
+    (said,) = results.headline(cut, content)
+    assert "cut to 20 updates" in said and "best" not in said
+    assert recommending.why_not(cut) == "No recipe is advised: every training was cut to 20 updates."
+
+
+def test_sizes_of_encoders_are_advised_apart(tmp_path: Path) -> None:
+    paper = studies.get("paper")
+    rest: dict[str, list[float]] = {row.name: [] for row in paper.rows}
+    numbers = rest | {
+        "scratch": [0.75], "MAE": [0.78], "small: scratch": [0.8], "small: MAE": [0.79], "Swin: SimMIM": [0.9],
+    }  # fmt: skip
+    found = measured(paper, tmp_path, numbers)["recommended"]
+    assert [(item["advice"], item["compared"]) for item in found] == [
+        ("MAE", ["scratch", "MAE"]), ("small: scratch", ["small: scratch", "small: MAE"]),
+    ]  # fmt: skip
+    assert found[1]["gain_over_scratch"] is None and "M parameters" in recommending.table(found, {}).rows[0][0].text
+
+
+def carried_out(study: Study, root: Path, numbers: dict[str, list[float]]) -> Order:
+    """Write the run folders of a study, as if all of it had been trained and measured."""
+    made = graph.build(study, root, "digits")
+    top1 = {cell.folder: numbers[cell.row.name][cell.seed] for cell in made.cells}
+    for stage in made.stages.values():
+        if stage.recipe is None or stage.kind not in ("pretrain", "finetune"):
+            continue
+        changes: dict[str, Any] = {
+            "steps": round(stage.recipe.epochs * (stage.images // stage.recipe.global_batch_size))
+        }
+        changes |= {"top1": top1[stage.folder]} if stage.folder in top1 else {}
+        given = dict(zip(stage.words[2::2], stage.words[3::2], strict=False))
+        run = stored.run(root, stage.name, stage.recipe, init=given.get("--init"), losses=(), **changes)
+        record = json.loads((run / "recipe.json").read_text())
+        stored.write(run / "recipe.json", record | {"teacher": given.get("--teacher")})
+    (_, looked), *_ = made.analyses
+    name = looked.needs[-1]
+    analysis(looked.folder, cka=figures.curves({name: [([1, 2], [3, 4])]}, {name: "#123456"}, "block", "CKA"))
+    return Order(study, "digits", root)
+
+
+def test_the_page_of_a_study_concludes(tmp_path: Path) -> None:
+    numbers = {"scratch": [0.70, 0.72, 0.74], "supervised": [0.99, 0.99, 0.99], "MoCo-v3": [0.80, 0.81, 0.82]}
+    order = carried_out(
+        studies.get("digits"), tmp_path, numbers | {"MAE": [0.90, 0.91, 0.93], "D-MAE": [0.91, 0.92, 0.92]}
+    )
+    said = "\n".join(only_report(order))
+    assert "5 labels per class: take MAE, which costs least" in said
+    text = (order.folder / "report.html").read_text()
+    reader = Reader(text)
+    shown = "".join(reader.text)
+    assert (
+        "Which recipe for your data?" in shown
+        and "\nmae-lite finetune digits-finetune --data digits --init runs/digits-mae" in shown
+    )
+    assert 'id="figure-cost-0"' in text and all(name in shown for name in ("MoCo-v3", "D-MAE", "arithmetic of all"))
+    assert sum("analysis-" in name for name in reader.ids) == 1
+    (drawing,) = [part for part in text.split('<figure id="figure-') if part.startswith("analysis-0")]
+    assert "D-MAE</text>" in drawing and "digits-d-mae-" not in drawing.split("</svg>")[0]
+    table = json.loads((order.folder / "table.json").read_text())
+    assert table["recommended"][0]["advice"] == "MAE"

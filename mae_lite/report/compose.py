@@ -63,6 +63,8 @@ class Report:
     details: Sequence[Details]
     live: bool = False
     states: Mapping[str, int] = field(default_factory=dict)
+    colours: Mapping[str, str] = field(default_factory=dict)
+    """Of all names."""
 
 
 def compose(
@@ -111,6 +113,7 @@ def compose(
         details=[_details(run, group, colours) for group in found for run in group.runs],
         live=live,
         states=states,
+        colours=colours,
     )
 
 

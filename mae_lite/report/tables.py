@@ -32,6 +32,8 @@ class Table:
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+    below: Sequence[tuple[str, str]] = ()
+    """Commands that go with it, each after what it is for."""
 
 
 def accuracies(rated: Sequence[Group], colours: Mapping[str, str]) -> Table:

@@ -35,9 +35,20 @@ def _seconds(study: Study, stage: Stage) -> float:
     recipe = stage.recipe
     if recipe is None:
         return study.start_seconds
+    return study.start_seconds + gflop(stage) / study.gflops_per_second
+
+
+def gflop(stage: Stage) -> float:
+    """Return the arithmetic of a stage: of all its updates, or of one look at each image."""
+    if stage.recipe is None:
+        return 0.0
     training = stage.kind in ("pretrain", "finetune")
-    gflop = costs.step_gflops(recipe) * recipe.epochs if training else costs.forward_gflops(recipe.encoder)
-    return study.start_seconds + gflop * stage.images / study.gflops_per_second
+    each = (
+        costs.step_gflops(stage.recipe) * stage.recipe.epochs
+        if training
+        else costs.forward_gflops(stage.recipe.encoder)
+    )
+    return each * stage.images
 
 
 def _disk_mb(stage: Stage) -> float:

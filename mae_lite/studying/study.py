@@ -14,7 +14,7 @@ from mae_lite import files
 from mae_lite.errors import EXIT_STOPPED, ConfigError, StudyError, plain
 from mae_lite.report import compose, page
 from mae_lite.studies.values import Study
-from mae_lite.studying import forecast, graph, results, slurm
+from mae_lite.studying import forecast, graph, recommending, results, slurm
 from mae_lite.studying.running import Outcome, Pool
 from mae_lite.timing.clock import clock
 
@@ -124,16 +124,17 @@ def write(wanted: Order, stages: graph.Graph) -> list[str]:
     models = {stage.folder: dict(zip(stage.needs, analysis.rows, strict=True)) for analysis, stage in done}
     notes = _notes(wanted.study, stages)
     shown = compose.compose([*begun, *models], wanted.study.title, notes, names=names, models=models)
+    advised = [recommending.table(found["recommended"], shown.colours)] if found["recommended"] else []
     said = results.headline(wanted.study, found)
     path = wanted.folder / "report.html"
-    page.write(dataclasses.replace(shown, headline=said), path)
+    page.write(dataclasses.replace(shown, headline=said, tables=[*shown.tables, *advised]), path)
     return [*lines, f"The page: {path}"]
 
 
 def _notes(study: Study, stages: graph.Graph) -> list[str]:
     """Return the study's notes, what was cut, and which run is which row of an analysis."""
-    cut = f"Every training was cut to {study.updates} updates: this shows that everything works, and nothing else."
-    notes = [*([] if study.updates is None else [cut]), *study.notes]
+    cut = recommending.why_not(study)
+    notes = [*([cut] if cut else []), *study.notes]
     for analysis, stage in stages.analyses:
         if stage.state() == "done":
             pairs = zip(analysis.rows, stage.needs, strict=True)
