@@ -37,7 +37,7 @@ def ledger(found: Sequence[Group], colours: Mapping[str, str], lineage: Lineage)
             Cell(f"{expected.top1_percent:.1f}", expected.top1_percent, detail=expected.source),
             Cell(group.accuracy.text(), group.accuracy.mean, detail=_seeds(group)),
             Cell("not comparable", -1e9) if wrong else Cell(f"{gain:+.1f}", gain),
-            Cell("; ".join(wrong) if wrong else "nothing that is recorded", float(len(wrong))),
+            Cell("; ".join(wrong) if wrong else "nothing, as far as is recorded", float(len(wrong))),
         ])  # fmt: skip
     header = ["recipe", "pre-training", "expected, %", "measured, %", "difference, points", "what differs"]
     caption = (

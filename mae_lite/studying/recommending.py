@@ -27,11 +27,11 @@ def why_not(study: Study) -> str:
 
 
 def recommended(study: Study, graph: Graph, data: str, values: Values) -> list[dict[str, Any]]:
-    """Return an advice for each task and size of encoder of which two rows or more were measured.
+    """Return an advice for each task and size of encoder of which two rows or more were measured, without the bounds.
 
-    Rows that bound the others are left out. Those whose difference to the best, paired by seed, has an interval that
-    holds 0 are within chance of it; of these and the best, the advice is the one with the least arithmetic. From one
-    seed nothing is within chance, and the advice is the best.
+    Rows whose difference to the best, paired by seed, has an interval that holds 0 are within chance of it; of these
+    and the best, the advice is the one with the least arithmetic. From one seed nothing is within chance, and the
+    advice is the best.
     """
     if why_not(study):
         return []
@@ -47,15 +47,10 @@ def recommended(study: Study, graph: Graph, data: str, values: Values) -> list[d
 
 def _advice(study: Study, graph: Graph, data: str, task: Task, rows: Sequence[Row], values: Values) -> dict[str, Any]:
     single = {row.name: values[row.name, task.name] for row in rows}
-    best = max(rows, key=lambda row: Estimate(tuple(single[row.name].values())).mean)
-    gaps = {row.name: paired(single[row.name], single[best.name]) for row in rows if row is not best}
-    behind = {name: gap for name, gap in gaps.items() if gap is not None and _within_chance(gap)}
-    near = [row for row in rows if row.name in behind]
     spent = {row.name: _gflops(graph, row, task) for row in rows}
-    chosen = min([best, *near], key=lambda row: spent[row.name])
-    scratch = next((row for row in rows if row.pretraining is None), None)
-    gain = None if scratch in (None, chosen) else paired(single[chosen.name], single[scratch.name])
-    settings = study.finetuned(chosen, task, study.seeds[0])
+    found = choice(single, spent, [row.name for row in rows if row.pretraining is None])
+    row = next(row for row in rows if row.name == found["advice"])
+    settings = study.finetuned(row, task, study.seeds[0])
     return {
         "task": task.name,
         "data": task.data or data,
@@ -63,17 +58,39 @@ def _advice(study: Study, graph: Graph, data: str, task: Task, rows: Sequence[Ro
         "labels_per_class": settings.labels_per_class,
         "label_fraction": settings.label_fraction,
         "encoder_parameters": costs.encoder_parameters(settings.encoder),
-        "compared": [row.name for row in rows],
-        "seeds": len(single[chosen.name]),
-        "best": best.name,
-        "within_chance": [row.name for row in near],
-        "behind_best": None if chosen is best else _numbers(behind[chosen.name]),
-        "advice": chosen.name,
-        "top1_percent": _numbers(Estimate(tuple(single[chosen.name].values()))),
-        "gflops": spent[chosen.name],
-        "scratch": None if scratch is None else scratch.name,
+        **found,
+        "commands": list(commands(study, row, task, data)),
+    }
+
+
+def choice(
+    single: Mapping[str, Mapping[int, float]], gflops: Mapping[str, float], scratch: Sequence[str]
+) -> dict[str, Any]:
+    """Return which of some ways to take, with what that rests on.
+
+    Args:
+        single: top-1 in percent by seed, for every way.
+        gflops: arithmetic of all that each trains.
+        scratch: those that start from nothing; the gain is over the best of them.
+    """
+    means = {name: Estimate(tuple(values.values())).mean for name, values in single.items()}
+    best = max(means, key=lambda name: means[name])
+    gaps = {name: paired(values, single[best]) for name, values in single.items() if name != best}
+    behind = {name: gap for name, gap in gaps.items() if gap is not None and _within_chance(gap)}
+    taken = min([best, *behind], key=lambda name: gflops[name])
+    opponent = max(scratch, key=lambda name: means[name]) if scratch else None
+    gain = None if opponent is None or taken in scratch else paired(single[taken], single[opponent])
+    return {
+        "compared": list(single),
+        "seeds": len(single[taken]),
+        "best": best,
+        "within_chance": list(behind),
+        "behind_best": None if taken == best else _numbers(behind[taken]),
+        "advice": taken,
+        "top1_percent": _numbers(Estimate(tuple(single[taken].values()))),
+        "gflops": gflops[taken],
+        "scratch": opponent,
         "gain_over_scratch": None if gain is None else _numbers(gain),
-        "commands": list(commands(study, chosen, task, data)),
     }
 
 

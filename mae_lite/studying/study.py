@@ -134,7 +134,7 @@ def write(wanted: Order, stages: graph.Graph) -> list[str]:
 def _notes(study: Study, stages: graph.Graph) -> list[str]:
     """Return the study's notes, what was cut, and which run is which row of an analysis."""
     cut = recommending.why_not(study)
-    notes = [*([cut] if cut else []), *study.notes]
+    notes = [*([f"{cut} What follows is said of the whole study."] if cut else []), *study.notes]
     for analysis, stage in stages.analyses:
         if stage.state() == "done":
             pairs = zip(analysis.rows, stage.needs, strict=True)
