@@ -24,6 +24,7 @@ colour-blind readers can tell apart."""
 _OTHERS = ("#7F7F7F", "#117733", "#B2ABD2", "#5E4FA2", "#A6761D")
 _INK = "#262626"
 """What matplotlib draws text and axes with; the page turns it into the colour of its own text, light or dark."""
+_SHAPES = ("o", "s", "^", "D", "v", "P", "X")
 _LONG_NAME = 32
 """Letters from which on two names have no room side by side."""
 
@@ -122,6 +123,35 @@ def points(
     return _svg(figure)
 
 
+def against(
+    values: Mapping[str, tuple[float, float, float | None]], colours: Mapping[str, str], x_label: str, y_label: str
+) -> str:
+    """Draw one point for each name over a logarithmic x axis and return SVG text.
+
+    Args:
+        values: x (above 0), y, and half of the interval of y, or None, for each name.
+        colours: of the names; shapes tell apart those that are alike.
+        x_label: with its unit.
+        y_label: with its unit.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes, figure = _axes()
+    for place, (name, (x, y, half)) in enumerate(values.items()):
+        bar = None if half is None else [[half], [half]]
+        shape = {"fmt": _SHAPES[place % len(_SHAPES)], "markersize": 6, "elinewidth": 1.2, "capsize": 3}
+        axes.errorbar([x], [y], bar, color=colours[name], label=_shown(name), **shape)
+    axes.set(xlabel=x_label, ylabel=y_label, xscale="log")
+    axes.margins(x=0.12, y=0.1)
+    low, high = axes.get_xlim()
+    steps = (1.0, 2.0, 5.0) if high < 60 * low else (1.0, 3.0) if high < 600 * low else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    figure.set_figheight(3.4 + 0.18 * max(0, _legend(axes, values) - 2))
+    return _svg(figure)
+
+
 def heatmap(values: Sequence[Sequence[float | None]], x_label: str, y_label: str, what: str) -> str:
     """Draw numbers between 0 and 1 as colours and return SVG text; a cell without a number stays empty.
 
@@ -156,10 +186,11 @@ def _shown(name: str) -> str:
     return name.replace("$", r"\$").replace("_", "\u200b_", 1) if name.startswith("_") else name.replace("$", r"\$")
 
 
-def _legend(axes: Any, names: Collection[str]) -> None:
-    """Put the legend above the axes, where it hides no curve; long names stand below each other."""
+def _legend(axes: Any, names: Collection[str]) -> int:
+    """Put the legend above the axes, where it hides no curve; long names stand below each other. Return its lines."""
     columns = 1 if len(names) == 1 or max(map(len, names)) > _LONG_NAME else 2
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2)
+    return -(-len(names) // columns)
 
 
 def _axes() -> tuple[Any, Any]:

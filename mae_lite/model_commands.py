@@ -139,7 +139,7 @@ def layers(words: Sequence[str]) -> int:
 
 
 def report(words: Sequence[str]) -> int:
-    """Write one HTML page about runs: mae-lite report RUN... [--out report.html]."""
+    """Write one HTML page about runs and analyses: mae-lite report RUN... [--out report.html]."""
     runs, rest = run_folders(words, "report")
     options = options_from(rest, ReportOptions, "mae-lite report RUN...", {})
     from mae_lite.report import compose, page

@@ -184,6 +184,7 @@ HOMES = {
     },
     "html": {
         "mae_lite.report.page": "the renderer, escaping on",
+        "mae_lite.report.drawings": "lets through of a drawing what figures are made of",
         "mae_lite.studying.slurm": "a shell script, its words quoted by shlex",
     },
     "url": {

@@ -21,7 +21,8 @@ from mae_lite.overrides import build, parse
 from mae_lite.studies import ablation
 from mae_lite.studies.values import Analysis, Scale, Study
 from mae_lite.studying import forecast, graph, results
-from mae_lite.studying.graph import Graph, Stage
+from mae_lite.studying.graph import Graph
+from mae_lite.studying.stages import Stage
 
 SCALES: tuple[Scale, ...] = ("smoke", "cpu", "full")
 

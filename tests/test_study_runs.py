@@ -16,8 +16,8 @@ import pytest
 
 from mae_lite import studies
 from mae_lite.studying import graph
-from mae_lite.studying.graph import STATES, Stage
 from mae_lite.studying.running import Pool
+from mae_lite.studying.stages import STATES, Stage
 
 TOLD = "told"
 """A kind of stage that is done when it has printed into its log."""

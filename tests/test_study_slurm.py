@@ -10,7 +10,8 @@ import pytest
 
 from mae_lite.cli import main
 from mae_lite.studying import slurm
-from mae_lite.studying.graph import STATES, Graph, Stage
+from mae_lite.studying.graph import Graph
+from mae_lite.studying.stages import STATES, Stage
 
 STAND_IN = """#!/bin/bash
 echo "$@" >>{calls}

@@ -23,8 +23,8 @@ from mae_lite.errors import ConfigError
 from mae_lite.studies import suites
 from mae_lite.studies.suites import Point, Set
 from mae_lite.studying import cells, running, set_data, starts
-from mae_lite.studying.graph import Stage
 from mae_lite.studying.running import Outcome
+from mae_lite.studying.stages import Stage
 from tests import toy
 
 SOURCES = """

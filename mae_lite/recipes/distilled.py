@@ -6,7 +6,7 @@ The teacher's weights are given with --teacher; its width, depth and heads stand
 from __future__ import annotations
 
 from mae_lite.config import LabNote
-from mae_lite.recipes import derive
+from mae_lite.recipes import derive, published
 from mae_lite.recipes.cifar10 import CIFAR10_MAE_TINY
 from mae_lite.recipes.imagenet import MAE_SMALL, MAE_TINY
 
@@ -21,7 +21,7 @@ D_MAE_TINY = derive(
         source=f"{_PAPER}, section 5 (D-MAE): the last block's attention of MAE-Base",
         command="mae-lite pretrain d-mae-tiny --teacher RUN --data IMAGENET",
         cost="400 epochs at 10.0 GFLOP per image, most of it the teacher's; the teacher is mae-base, 1600 epochs",
-        expected="78.4 % ImageNet top-1 after finetune-improved (300 epochs)",
+        expected=published.expected_after("d-mae-tiny"),
     ),
     method={**_BASE, "target": "attention"},
 )
@@ -45,7 +45,7 @@ D2_MAE_TINY = derive(
         source=f"{_PAPER}, journal version (D2-MAE): reconstruction from block 8, attention from an extra block",
         command="mae-lite pretrain d2-mae-tiny --teacher RUN --data IMAGENET",
         cost="400 epochs at 10.0 GFLOP per image; the teacher is mae-base",
-        expected="78.7 % ImageNet top-1 after finetune-improved (300 epochs)",
+        expected=published.expected_after("d2-mae-tiny"),
     ),
     method={"decoupled_at": 8},
 )
@@ -57,7 +57,7 @@ D_MAE_SMALL = derive(
         source=f"{_PAPER}, table of larger models: mae-small with the distillation of d-mae-tiny",
         command="mae-lite pretrain d-mae-small --teacher RUN --data IMAGENET",
         cost="400 epochs at 15.4 GFLOP per image; the teacher is mae-base",
-        expected="82.5 % ImageNet top-1 after finetune-improved-small",
+        expected=published.expected_after("d-mae-small"),
     ),
     method={**_BASE, "decoder_width": 192, "decoder_heads": 6},
 )

@@ -6,7 +6,7 @@ Source of all settings: *A Closer Look at Self-Supervised Lightweight Vision Tra
 from __future__ import annotations
 
 from mae_lite.config import DINO, MAE, AdamW, Augmentation, Encoder, LabNote, MoCoV3, Recipe, Supervised
-from mae_lite.recipes import derive
+from mae_lite.recipes import derive, published
 
 _PAPER = "A Closer Look at Self-Supervised Lightweight Vision Transformers"
 
@@ -16,7 +16,7 @@ MAE_TINY = Recipe(
         source=f"{_PAPER}, section 3 and appendix A",
         command="mae-lite pretrain mae-tiny --data IMAGENET",
         cost="400 epochs at 1.9 GFLOP per image; the paper used 8 GPUs",
-        expected="78.0 % ImageNet top-1 after finetune-improved (300 epochs); 76.2 % after finetune-improved-100",
+        expected=published.expected_after("mae-tiny"),
     ),
     encoder=Encoder(),
     method=MAE(mask_ratio=0.75, decoder_depth=1, decoder_width=96, decoder_heads=3),
@@ -35,7 +35,7 @@ MAE_SMALL = derive(
         source=f"{_PAPER}, table of larger models",
         command="mae-lite pretrain mae-small --data IMAGENET",
         cost="400 epochs; about 3.8 times mae-tiny",
-        expected="82.1 % ImageNet top-1 after finetune-improved-small",
+        expected=published.expected_after("mae-small"),
     ),
     encoder={"name": "vit_small_patch16_224", "width": 384, "num_heads": 12},
     method={"decoder_width": 192, "decoder_heads": 6},
@@ -62,7 +62,7 @@ MOCOV3_TINY = Recipe(
         "leaves out; bilinear crops as theirs",
         command="mae-lite pretrain mocov3-tiny --data IMAGENET",
         cost="400 epochs at 20.4 GFLOP per image, both views and their keys; the paper used 8 GPUs",
-        expected="76.8 % ImageNet top-1 after finetune-improved-mocov3 (300 epochs)",
+        expected=published.expected_after("mocov3-tiny"),
     ),
     encoder=Encoder(),
     method=MoCoV3(hidden_width=4096, output_width=256, temperature=0.2, momentum=0.99, freeze_patch_projection=False),
@@ -163,7 +163,7 @@ FINETUNE_IMPROVED = Recipe(
         source=f"{_PAPER}, section 3: the improved fine-tuning recipe",
         command="mae-lite finetune finetune-improved --init RUN --data IMAGENET",
         cost="300 epochs at 7.5 GFLOP per image; the paper used 8 GPUs",
-        expected="78.0 % ImageNet top-1 from mae-tiny; 78.4 % from d-mae-tiny (the abstract's)",
+        expected=published.expected_of("finetune-improved"),
     ),
     start="pretrained",
     encoder=Encoder(),
@@ -202,7 +202,7 @@ SCRATCH = derive(
         source=f"{_PAPER}, table 1: no pre-training, the improved recipe",
         command="mae-lite finetune scratch --data IMAGENET",
         cost="300 epochs at 7.5 GFLOP per image",
-        expected="75.8 % ImageNet top-1 (ViT-Small 80.2 %)",
+        expected=published.expected_of("scratch"),
     ),
     start="random",
     encoder={"positions": "learned", "init": "trunc_normal"},

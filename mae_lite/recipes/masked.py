@@ -7,7 +7,7 @@ them. Hidden patches of MaskFeat are drawn one by one, where its paper draws blo
 from __future__ import annotations
 
 from mae_lite.config import LabNote
-from mae_lite.recipes import derive
+from mae_lite.recipes import derive, published
 from mae_lite.recipes.cifar10 import CIFAR10_FINETUNE, CIFAR10_MAE_TINY
 from mae_lite.recipes.imagenet import FINETUNE_IMPROVED, MAE_TINY
 
@@ -105,7 +105,7 @@ FINETUNE_SWIN_TINY = derive(
         source="finetune-improved with the encoder of simmim-swin-tiny, so that students are compared alike",
         command="mae-lite finetune finetune-swin-tiny --init RUN --data IMAGENET",
         cost="300 epochs at 26.9 GFLOP per image",
-        expected="not measured yet",
+        expected=published.expected_of("finetune-swin-tiny"),
     ),
     encoder={"kind": "swin"},
 )
@@ -135,7 +135,7 @@ D2_SIMMIM_SWIN_TINY = derive(
         "hierarchical student: painting from block 8, attention of the last map from an extra block",
         command="mae-lite pretrain d2-simmim-swin-tiny --teacher RUN --data IMAGENET",
         cost="400 epochs at 57.5 GFLOP per image; the teacher is simmim-swin-base",
-        expected="77.4 % ImageNet top-1 after finetune-swin-tiny (public table)",
+        expected=published.expected_after("d2-simmim-swin-tiny"),
     ),
     method={"kind": "distilled_simmim", "decoupled_at": 8},
 )

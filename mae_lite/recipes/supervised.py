@@ -7,7 +7,7 @@ when the run is given to fine-tuning with --init.
 from __future__ import annotations
 
 from mae_lite.config import LabNote
-from mae_lite.recipes import derive
+from mae_lite.recipes import derive, published
 from mae_lite.recipes.cifar10 import CIFAR10_FINETUNE, CIFAR10_SCRATCH
 from mae_lite.recipes.imagenet import FINETUNE_IMPROVED, SCRATCH
 
@@ -21,7 +21,8 @@ SUPERVISED_TINY = derive(
         source=f"{_PAPER}, section 4: the improved recipe on labels, from random weights; an opponent of mae-tiny",
         command="mae-lite pretrain supervised-tiny --data IMAGENET",
         cost="300 epochs at 7.5 GFLOP per image",
-        expected="75.8 % ImageNet top-1 before any fine-tuning; ahead of MAE on scarce downstream data",
+        expected=f"{published.expected_of('supervised-tiny')}, before any fine-tuning; ahead of MAE on scarce "
+        "downstream data",
     ),
 )
 
@@ -32,7 +33,7 @@ SCRATCH_SMALL = derive(
         source=f"{_PAPER}, table of larger models: no pre-training, the improved recipe",
         command="mae-lite finetune scratch-small --data IMAGENET",
         cost="300 epochs at 27.6 GFLOP per image",
-        expected="80.2 % ImageNet top-1",
+        expected=published.expected_of("scratch-small"),
     ),
     encoder=_SMALL,
 )
@@ -44,7 +45,7 @@ SUPERVISED_SMALL = derive(
         source="supervised-tiny for ViT-Small",
         command="mae-lite pretrain supervised-small --data IMAGENET",
         cost="300 epochs at 27.6 GFLOP per image",
-        expected="80.2 % ImageNet top-1 before any fine-tuning",
+        expected=f"{published.expected_of('supervised-small')}, before any fine-tuning",
     ),
 )
 
@@ -55,7 +56,7 @@ FINETUNE_IMPROVED_SMALL = derive(
         source=f"{_PAPER}, table of larger models",
         command="mae-lite finetune finetune-improved-small --init RUN --data IMAGENET",
         cost="300 epochs at 27.6 GFLOP per image",
-        expected="82.1 % ImageNet top-1 from mae-small; 82.5 % from d-mae-small",
+        expected=published.expected_of("finetune-improved-small"),
     ),
     encoder=_SMALL,
     layer_decay=0.75,
@@ -68,7 +69,7 @@ FINETUNE_IMPROVED_100 = derive(
         source="finetune-improved for a third of the epochs (the paper's maintainers, in answer to a question)",
         command="mae-lite finetune finetune-improved-100 --init RUN --data IMAGENET",
         cost="100 epochs at 7.5 GFLOP per image",
-        expected="76.2 % ImageNet top-1 from mae-tiny",
+        expected=published.expected_of("finetune-improved-100"),
     ),
     epochs=100,
 )
@@ -80,7 +81,7 @@ FINETUNE_IMPROVED_MOCOV3 = derive(
         source=f"{_PAPER}, appendix A: the improved recipe with the layer decay that is best for MoCo-v3",
         command="mae-lite finetune finetune-improved-mocov3 --init RUN --data IMAGENET",
         cost="300 epochs at 7.5 GFLOP per image",
-        expected="76.8 % ImageNet top-1 from mocov3-tiny",
+        expected=published.expected_of("finetune-improved-mocov3"),
     ),
     layer_decay=0.75,
 )
@@ -116,7 +117,7 @@ FINETUNE_IMPROVED_RPE = derive(
         source=f"{_PAPER}, journal version: the improved recipe with relative positions, and longer",
         command="mae-lite finetune finetune-improved-rpe --init RUN --data IMAGENET",
         cost="1000 epochs at 7.5 GFLOP per image",
-        expected="79.0 % ImageNet top-1 from mae-tiny; 79.4 % from d2-mae-tiny",
+        expected=published.expected_of("finetune-improved-rpe"),
     ),
     method={"relative_positions": True},
     epochs=1000,

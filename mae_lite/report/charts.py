@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mae_lite import figures
 from mae_lite.report.groups import Group, families
+from mae_lite.report.lineage import Lineage
 from mae_lite.report.read import Run
 
 _POINTS = 300
@@ -14,17 +15,20 @@ _POINTS = 300
 
 @dataclass(frozen=True)
 class Figure:
-    """SVG with its caption."""
+    """A drawing or a picture with its caption."""
 
     name: str
     caption: str
     svg: str
+    uri: str = ""
+    """Of a picture, which then stands in place of a drawing."""
 
 
-def figures_of(found: Sequence[Group], colours: Mapping[str, str]) -> list[Figure]:
+def figures_of(found: Sequence[Group], colours: Mapping[str, str], lineage: Lineage) -> list[Figure]:
     """Return the figures for which there are numbers."""
     return [
         *_accuracy(found, colours),
+        *_against_cost(found, colours, lineage),
         *_probes(found, colours),
         *_curves(found, colours, lambda run: not run.supervised, "pre-training", "loss"),
         *_curves(found, colours, lambda run: run.supervised, "classification", "cross-entropy"),
@@ -46,6 +50,51 @@ def _accuracy(found: Sequence[Group], colours: Mapping[str, str]) -> Iterator[Fi
     names = [f"{count}" for count in labels]
     svg = figures.points(names, values, colours, "labels per class", "top-1 accuracy, %")
     yield Figure("accuracy", "Accuracy against labels per class. Dots are single seeds, lines their means.", svg)
+
+
+def _against_cost(found: Sequence[Group], colours: Mapping[str, str], lineage: Lineage) -> Iterator[Figure]:
+    """Yield a figure for each data set and number of labels with two groups or more."""
+    rated = [group for group in found if group.accuracy is not None and group.runs]
+    for number, place in enumerate(dict.fromkeys((group.data, group.labels) for group in rated)):
+        here = [group for group in rated if (group.data, group.labels) == place]
+        spent = {group.label: _spent(group, lineage) for group in here}
+        known = {label: gflops for label, gflops in spent.items() if gflops is not None}
+        if len(known) < 2:
+            continue
+        factor, unit = next((f, u) for f, u in _UNITS if max(known.values()) >= f or f == 1.0)
+        values = {
+            group.label: (known[group.label] / factor, group.accuracy.mean, group.accuracy.half_width)
+            for group in here
+            if group.label in known and group.accuracy is not None
+        }
+        svg = figures.against(values, colours, f"arithmetic of all training, {unit}", "top-1 accuracy, %")
+        yield Figure(f"cost-{number}", _told(place, values, [label for label in spent if label not in known]), svg)
+
+
+_UNITS = ((1e9, "EFLOP"), (1e6, "PFLOP"), (1e3, "TFLOP"), (1.0, "GFLOP"))
+"""In GFLOP, the largest first."""
+
+
+def _spent(group: Group, lineage: Lineage) -> float | None:
+    """Return the mean arithmetic, GFLOP, behind the accuracies of a group; None where some of it is not known."""
+    spent = [lineage.past(run).gflops() for run in group.counted]
+    known = [gflops for gflops in spent if gflops]
+    return sum(known) / len(known) if known and len(known) == len(spent) else None
+
+
+def _told(
+    place: tuple[str, int | None], values: Mapping[str, tuple[float, float, float | None]], unknown: Sequence[str]
+) -> str:
+    where = "all labels" if place[1] is None else f"{place[1]} labels per class"
+    text = (
+        f"Accuracy against cost on {place[0]} with {where}: all updates of the classifier, of the pre-training that it "
+        "starts from, and of that one's teacher. What was trained once for several seeds counts in full for each."
+    )
+    if any(half is not None for _, _, half in values.values()):
+        text += " Bars are 95 % intervals over seeds."
+    if unknown:
+        text += f" Left out, since not all of what was trained for them can be read: {', '.join(unknown)}."
+    return text
 
 
 def _probes(found: Sequence[Group], colours: Mapping[str, str]) -> Iterator[Figure]:

@@ -57,30 +57,28 @@ class Group:
     """The images that the groups of these data and labels are compared on; None where nothing was measured."""
 
     @property
-    def by_seed(self) -> dict[int, float]:
-        """Top-1 in percent by seed, of finished runs on :attr:`place`; of two runs of one seed the first counts."""
-        if self.numbers:
-            return {number.seed: 100 * number.top1 for number in self.numbers}
-        found: dict[int, float] = {}
+    def counted(self) -> list[Run]:
+        """Finished runs that were measured on :attr:`place`; of two runs of one seed the first."""
+        found: dict[int, Run] = {}
         for run in self.runs:
             accuracy = run.accuracy()
             if run.state == "finished" and accuracy is not None and accuracy.place == self.place:
-                found.setdefault(run.seed, 100 * accuracy.top1)
-        return found
+                found.setdefault(run.seed, run)
+        return list(found.values())
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Top-1 in percent by seed, of :attr:`counted` or of an opponent that is no run."""
+        if self.numbers:
+            return {number.seed: 100 * number.top1 for number in self.numbers}
+        measured = {run.seed: run.accuracy() for run in self.counted}
+        return {seed: 100 * accuracy.top1 for seed, accuracy in measured.items() if accuracy is not None}
 
     @property
     def left_out(self) -> list[str]:
         """Runs with an accuracy that is not counted."""
-        counted: set[int] = set()
-        names = []
-        for run in self.runs:
-            accuracy = run.accuracy()
-            fits = accuracy is not None and run.state == "finished" and accuracy.place == self.place
-            if accuracy is not None and not (fits and run.seed not in counted):
-                names.append(run.name)
-            elif fits:
-                counted.add(run.seed)
-        return names
+        counted = {run.folder for run in self.counted}
+        return [run.name for run in self.runs if run.accuracy() is not None and run.folder not in counted]
 
     @property
     def accuracy(self) -> Estimate | None:

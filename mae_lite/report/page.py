@@ -1,4 +1,4 @@
-"""Self-contained HTML: the only module that renders it. Everything but our own figures, style and script is escaped."""
+"""Self-contained HTML: the only module that renders it. Everything but figures, our own style and script is escaped."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def _template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = lambda svg: markupsafe.Markup(svg)  # our own drawing code escapes its text
+    environment.filters["figure"] = lambda svg: markupsafe.Markup(
+        svg
+    )  # ours escape their text; report.drawings cleans others
     environment.filters["key"] = lambda text: hashlib.sha256(str(text).encode()).hexdigest()[:12]
     return environment.get_template(name)
 

@@ -12,10 +12,14 @@ from mae_lite import rundir
 from mae_lite.config import Recipe
 from mae_lite.errors import CheckpointError, ConfigError, MaeLiteError
 from mae_lite.overrides import build
+from mae_lite.report import origins
 from mae_lite.report.values import ended, number, whole
 
 BASELINES = "baselines.json"
 """Beside run folders: numbers of opponents that are no runs, a list of objects (see :class:`Baseline`)."""
+
+ANALYSES = {"analysis.json": "analyze", "layers.json": "layers", "probe.json": "probe"}
+"""Files that make a folder an analysis, with the command that writes them."""
 
 IN_TRAINING = "in training"
 """Stands for the hash of the images where an accuracy was measured in training, and none was taken."""
@@ -55,6 +59,10 @@ class Run:
     """Files that could not be read."""
     mean_labels: int | None = None
     """Labels per class on average, where a list of them was written."""
+    classes: int | None = None
+    """How many, where its training images have labels."""
+    images: int | None = None
+    """Training images in all, those left out of few labels too."""
 
     @property
     def supervised(self) -> bool:
@@ -142,21 +150,27 @@ def find(paths: Sequence[Path]) -> list[Path]:
     """Return the run folders among ``paths`` and directly below them, each once, in order.
 
     Raises:
-        CheckpointError: when a path holds none; names runs nearby.
+        CheckpointError: when a path holds none, and no analysis; names runs nearby.
     """
     found: list[Path] = []
     for path in paths:
         inner = [path] if _is_run(path) else sorted(p for p in path.glob("*") if _is_run(p))
-        if not inner:
+        if not inner and not find_analyses([path]):
             near = sorted(str(p.parent) for p in path.parent.glob("*/recipe.json"))[:5] if path.parent.is_dir() else []
             raise CheckpointError(
                 f"no run in {str(path)!r}",
                 found="; runs nearby: " + ", ".join(near) if near else "no recipe.json",
-                expected="a run folder, or a folder of run folders",
+                expected="a run folder, a folder of run folders, or what analyze, layers or probe wrote",
                 fix="give the folder that --out named, e.g. runs/NAME",
             )
         found += [run for run in inner if run not in found]
     return found
+
+
+def find_analyses(paths: Sequence[Path]) -> list[Path]:
+    """Return the folders of analyses among ``paths`` and directly below them, each once, in order."""
+    folders = (folder for path in paths for folder in (path, *sorted(path.glob("*"))))
+    return list(dict.fromkeys(one for one in folders if any((one / file).is_file() for file in ANALYSES)))
 
 
 def _is_run(path: Path) -> bool:
@@ -183,8 +197,8 @@ def read(folder: Path) -> Run:
         init=None if init is None else str(init),
         teacher=None if record.get("teacher") is None else str(record["teacher"]),
         pixels=str(record.get("pixels", "exact")),
-        pretraining=_pretraining(folder, raw, init),
-        start=_start(folder, init, record),
+        pretraining=origins.pretraining(folder, raw, init),
+        start=origins.start(folder, init, record),
         status=_object(folder / "status.json", problems),
         starts=[start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else [],
         rows=[row for row in _rows(folder, problems) if isinstance(row, dict) and whole(row.get("step")) is not None],
@@ -193,6 +207,8 @@ def read(folder: Path) -> Run:
         bad_files=max(0, _lines(folder / "bad_files.csv") - 1),
         problems=problems,
         mean_labels=_mean_labels(folder, record.get("classes")),
+        classes=len(classes) if isinstance(classes := record.get("classes"), list) else None,
+        images=whole(fingerprint.get("count")) if isinstance(fingerprint := record.get("fingerprint"), dict) else None,
     )
 
 
@@ -236,40 +252,6 @@ def _recipe(raw: dict[str, Any], problems: list[str]) -> Recipe | None:
     except ConfigError as error:
         problems.append(f"recipe.json: {error.what}")
         return None
-
-
-def _pretraining(folder: Path, raw: dict[str, Any], init: Any) -> str:
-    """Return the method behind the weights; followed to the run that they came from where it can be read."""
-    kind = str(raw.get("method", {}).get("kind", "unknown"))
-    if kind != "supervised":
-        return kind
-    if init is None:
-        return "scratch"
-    method = _origin(folder, init).get("recipe", {}).get("method", {})
-    return str(method.get("kind", "pre-trained")) if isinstance(method, dict) else "pre-trained"
-
-
-def _origin(folder: Path, init: Any) -> dict[str, Any]:
-    """Return recipe.json of the run that the weights came from; empty where it cannot be read."""
-    for place in (Path(str(init)), folder.parent / Path(str(init)).name):
-        try:
-            content: dict[str, Any] = json.loads((place / "recipe.json").read_text(encoding="utf-8"))
-            if isinstance(content["recipe"], dict):
-                return content
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return {}
-
-
-def _start(folder: Path, init: Any, record: dict[str, Any]) -> str:
-    """Return what sets a start apart; two teachers make two starts, also of what is fine-tuned after them."""
-    teacher = str(record.get("teacher_sha256") or "")
-    if init is None:
-        return teacher
-    content = _origin(folder, init)
-    origin = {key: value for key, value in content.get("recipe", {}).items() if key not in ("seed", "note")}
-    known = [origin, content.get("teacher_sha256")] if origin else str(record.get("init_sha256") or init)
-    return json.dumps([known, teacher], sort_keys=True, default=str)
 
 
 def _evaluations(folder: Path, problems: list[str]) -> Iterator[dict[str, Any]]:

@@ -63,8 +63,8 @@ class Watch:
     def _state(self) -> list[tuple[str, int, int]]:
         """Return size and time of every file that a report reads."""
         found = []
-        for folder in read.find(self._paths):
-            for pattern in ("*.json", "*.jsonl", "*.csv", "eval/*.json", "previews/*.png"):
+        for folder in dict.fromkeys([*read.find(self._paths), *read.find_analyses(self._paths)]):
+            for pattern in ("*.json", "*.jsonl", "*.csv", "*.svg", "*.png", "eval/*.json", "previews/*.png"):
                 for path in folder.glob(pattern):
                     with suppress(OSError):  # replaced at this moment
                         status = path.stat()

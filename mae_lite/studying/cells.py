@@ -16,8 +16,8 @@ from mae_lite.config import Recipe
 from mae_lite.errors import ConfigError
 from mae_lite.studies.suites import Point, Set, Suite
 from mae_lite.studies.values import trained_on
-from mae_lite.studying import graph
-from mae_lite.studying.graph import Stage
+from mae_lite.studying import stages
+from mae_lite.studying.stages import Stage
 from mae_lite.studying.starts import Model
 
 _VALIDATIONS = 10
@@ -71,7 +71,7 @@ class Cell:
         found = []
         for point, stage in self.trials().items():
             if stage.state() == "done":
-                found.append(Trial(point, stage.folder, None if graph.diverged(stage) else _validated(stage.folder)))
+                found.append(Trial(point, stage.folder, None if stages.diverged(stage) else _validated(stage.folder)))
         return found
 
     def chosen(self) -> Point | None:
@@ -87,7 +87,7 @@ class Cell:
         for seed in self.suite.seeds:
             recipe = self.suite.final(self.recipe, self.set, point, seed)
             tuned = self._training(recipe, f"{self._short}-seed-{seed}")
-            found.append(Final(seed, tuned, graph.evaluation(tuned, self.set.test, self.set.test_images or 0)))
+            found.append(Final(seed, tuned, stages.evaluation(tuned, self.set.test, self.set.test_images or 0)))
         return found
 
     def to_come(self) -> list[Stage]:
@@ -112,7 +112,7 @@ class Cell:
         """Return a fine-tuning stage whose news and log have a readable name; its folder has one by its settings."""
         runtime: dict[str, Any] = {"validate_every_epochs": max(1.0, recipe.epochs / _VALIDATIONS)}
         images = 0 if self.set.images is None else trained_on(recipe, self.set.images, self.set.classes or 2)
-        made = graph.training(
+        made = stages.training(
             "finetune",
             recipe,
             self.set.data,

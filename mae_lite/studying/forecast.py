@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mae_lite import costs
-from mae_lite.studying.graph import Graph, Stage, State
+from mae_lite.studying.graph import Graph
+from mae_lite.studying.stages import Stage, State
 from mae_lite.timing.clock import clock
 
 _CHECKPOINTS = 2
@@ -56,9 +57,17 @@ def _seconds(assumed: Assumed, stage: Stage) -> float:
     recipe = stage.recipe
     if recipe is None:
         return assumed.start_seconds
+    return assumed.start_seconds + gflop(stage) / assumed.gflops_per_second
+
+
+def gflop(stage: Stage) -> float:
+    """Return the arithmetic of a stage: of all its updates, or of one look at each image."""
+    recipe = stage.recipe
+    if recipe is None:
+        return 0.0
     training = stage.trains or stage.kind == "layers"
-    gflop = costs.step_gflops(recipe) * recipe.epochs if training else costs.forward_gflops(recipe.encoder)
-    return assumed.start_seconds + gflop * stage.images / assumed.gflops_per_second
+    each = costs.step_gflops(recipe) * recipe.epochs if training else costs.forward_gflops(recipe.encoder)
+    return each * stage.images
 
 
 def _disk_mb(stage: Stage) -> float:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from mae_lite.report import read
 from mae_lite.report.groups import Estimate
 from mae_lite.studies.values import Study
+from mae_lite.studying import recommending
 from mae_lite.studying.graph import Graph
 
 Values: TypeAlias = dict[tuple[str, str], dict[int, float]]
@@ -19,7 +20,8 @@ def table(study: Study, graph: Graph, data: str) -> dict[str, Any]:
     """Return what ``table.json`` holds; numbers that are not there yet are left out.
 
     ``means`` and ``differences`` have half of a 95 % interval over seeds (Student's t; None for one seed). Differences
-    are paired by seed, and those of rows that share a seed in all.
+    are paired by seed, and those of rows that share a seed in all. ``recommended`` has an advice for each task, unless
+    the study was cut.
     """
     numbers: list[dict[str, Any]] = []
     values = _empty(study)
@@ -49,6 +51,7 @@ def table(study: Study, graph: Graph, data: str) -> dict[str, Any]:
         "numbers": numbers,
         "means": means,
         "differences": list(_differences(study, values)),
+        "recommended": recommending.recommended(study, graph, data, values),
     }
 
 
@@ -66,9 +69,9 @@ def _differences(study: Study, values: Values) -> Iterator[dict[str, Any]]:
     for task in study.tasks:
         for one, other in pairs:
             ours, theirs = values[one, task.name], values[other, task.name]
-            if common := sorted(set(ours) & set(theirs)):
-                gain = Estimate(tuple(ours[seed] - theirs[seed] for seed in common))
-                half = gain.half_width
+            gain = recommending.paired(ours, theirs)
+            if gain is not None:
+                half, common = gain.half_width, sorted(set(ours) & set(theirs))
                 beyond = None if half is None else abs(gain.mean) > half
                 about = {"task": task.name, "method": one, "minus": other, "seeds": common}
                 yield {**about, **_interval(gain), "beyond_chance": beyond}
@@ -79,7 +82,12 @@ def _interval(estimate: Estimate) -> dict[str, Any]:
 
 
 def headline(study: Study, found: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each task: the best row, how far the others are behind, and what bounds them."""
+    """Return a sentence for each task: the best row, how far the others are behind, and what bounds them.
+
+    A study that was cut has a sentence that says so, and none on who is best.
+    """
+    if found["means"] and study.updates is not None:
+        return [f"Every training was cut to {study.updates} updates: all of it runs, and its numbers mean nothing."]
     said = []
     for task in dict.fromkeys(item["task"] for item in found["means"]):
         here = {item["method"]: item for item in found["means"] if item["task"] == task}
@@ -91,6 +99,7 @@ def headline(study: Study, found: Mapping[str, Any]) -> list[str]:
         bounds = [f"{row.name} {_mean(here[row.name])} %" for row in study.rows if row.bound and row.name in here]
         text = f"{task}: {best} is best with {_mean(here[best])} % on the {_split(found, task)} images"
         text += f"; the others beside it, in points and paired by seed: {', '.join(behind)}" if behind else ""
+        text += " (one seed, so that nothing is said of chance)" if behind and len(here[best]["seeds"]) == 1 else ""
         said.append(text + (f". Bound from above: {', '.join(bounds)}." if bounds else "."))
     return said or ["Nothing is measured yet."]
 
@@ -107,10 +116,9 @@ def _mean(item: Mapping[str, Any]) -> str:
 
 def _behind(best: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     ours, theirs = (dict(zip(item["seeds"], item["values"], strict=True)) for item in (other, best))
-    common = sorted(set(ours) & set(theirs))
-    if not common:
+    gain = recommending.paired(ours, theirs)
+    if gain is None:
         return "no seed in common"
-    gain = Estimate(tuple(ours[seed] - theirs[seed] for seed in common))
     half = gain.half_width
     spread = "" if half is None else f" ± {half:.1f}"
     return f"{gain.mean:+.1f}{spread}" + (" (within chance)" if half is not None and abs(gain.mean) <= half else "")
@@ -133,6 +141,7 @@ def as_text(found: Mapping[str, Any]) -> str:
         if several:
             lines += ["", f"{task}: difference in points, paired by seed", *_paired(found, task)]
         lines.append("")
+    lines += [recommending.in_words(item) for item in found["recommended"]]
     return "\n".join(lines).rstrip()
 
 

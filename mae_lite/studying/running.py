@@ -17,7 +17,7 @@ from typing import Any
 from mae_lite import files
 from mae_lite.engine.signals import StopSignals, killed_with_parent
 from mae_lite.errors import EXIT_STOPPED, plain
-from mae_lite.studying.graph import Stage
+from mae_lite.studying.stages import Stage
 from mae_lite.timing.clock import clock
 
 _LAST_LINES = 12

@@ -11,8 +11,9 @@ import jinja2
 
 from mae_lite import files
 from mae_lite.errors import ConfigError, DiskError
-from mae_lite.studying.graph import Graph, Stage
+from mae_lite.studying.graph import Graph
 from mae_lite.studying.running import command
+from mae_lite.studying.stages import Stage
 
 
 def submit(graph: Graph, folder: Path, options: Sequence[str], last: Sequence[str]) -> list[str]:

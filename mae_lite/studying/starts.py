@@ -17,7 +17,7 @@ from mae_lite.evaluation import incoming
 from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.models import sizes
 from mae_lite.models.relative import has_tables
-from mae_lite.studying.graph import Start
+from mae_lite.studying.stages import Start
 
 _NOT_SHAPE = {"positions", "init", "drop_path"}
 """Of an encoder's settings those that a recipe keeps: how new weights begin, and how they are trained."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mae_lite import files
 from mae_lite.errors import EXIT_STOPPED, ConfigError, StudyError, plain
-from mae_lite.report import charts, compose, page
+from mae_lite.report import compose, page
 from mae_lite.studies.values import Study
-from mae_lite.studying import forecast, graph, results, running, slurm
+from mae_lite.studying import forecast, graph, recommending, results, running, slurm
 from mae_lite.studying.running import Outcome, Pool
 from mae_lite.timing.clock import clock
 
@@ -123,45 +122,27 @@ def write(wanted: Order, stages: graph.Graph) -> list[str]:
     if not begun:
         return lines
     names = {cell.folder: cell.row.name for cell in stages.cells}
-    shown = compose.compose(begun, wanted.study.title, _notes(wanted.study, stages), names=names)
+    done = [(analysis, stage) for analysis, stage in stages.analyses if stage.state() == "done"]
+    models = {stage.folder: dict(zip(stage.needs, analysis.rows, strict=True)) for analysis, stage in done}
+    notes = _notes(wanted.study, stages)
+    shown = compose.compose([*begun, *models], wanted.study.title, notes, names=names, models=models)
+    advised = [recommending.table(found["recommended"], shown.colours)] if found["recommended"] else []
     said = results.headline(wanted.study, found)
     path = wanted.folder / "report.html"
-    page.write(dataclasses.replace(shown, headline=said, figures=[*shown.figures, *_figures(stages)]), path)
+    page.write(dataclasses.replace(shown, headline=said, tables=[*shown.tables, *advised]), path)
     return [*lines, f"The page: {path}"]
 
 
 def _notes(study: Study, stages: graph.Graph) -> list[str]:
     """Return the study's notes, what was cut, and which run is which row of an analysis."""
-    cut = f"Every training was cut to {study.updates} updates: this shows that everything works, and nothing else."
-    notes = [*([] if study.updates is None else [cut]), *study.notes]
+    cut = recommending.why_not(study)
+    notes = [*([f"{cut} What follows is said of the whole study."] if cut else []), *study.notes]
     for analysis, stage in stages.analyses:
         if stage.state() == "done":
             pairs = zip(analysis.rows, stage.needs, strict=True)
             runs = ", ".join(f"{row} ({run})" for row, run in pairs)
             notes.append(f"Analysis {analysis.name!r}, of {runs}, lies in {stage.folder}.")
     return notes
-
-
-def _figures(stages: graph.Graph) -> list[charts.Figure]:
-    """Return the drawings of all finished analyses, each with the sentences that say what it shows."""
-    found: list[charts.Figure] = []
-    for analysis, stage in stages.analyses:
-        if stage.state() != "done":
-            continue
-        summary = json.loads((stage.folder / "analysis.json").read_text(encoding="utf-8"))
-        names = dict(zip(stage.needs, analysis.rows, strict=True))
-        for name, said in summary["figures"].items():
-            if name.endswith(".svg"):
-                svg = _renamed((stage.folder / name).read_text(encoding="utf-8"), names)
-                found.append(charts.Figure(f"{analysis.name}-{len(found)}", _renamed(" ".join(said), names), svg))
-    return found
-
-
-def _renamed(text: str, names: Mapping[str, str]) -> str:
-    """Call runs what the study calls their rows; the names of rows need no escaping in SVG."""
-    for run, row in names.items():
-        text = text.replace(run, row)
-    return text
 
 
 def _check(wanted: Order, outcome: Outcome) -> None:

@@ -19,8 +19,8 @@ from mae_lite.report import compose, page
 from mae_lite.studies.suites import Suite
 from mae_lite.studying import forecast, running, set_data, starts, transfer_results
 from mae_lite.studying.cells import Cell, cells
-from mae_lite.studying.graph import Stage
 from mae_lite.studying.running import Outcome
+from mae_lite.studying.stages import Stage
 from mae_lite.timing.clock import clock
 
 _log = logging.getLogger(__name__)

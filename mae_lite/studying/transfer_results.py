@@ -7,7 +7,7 @@ from typing import Any
 
 from mae_lite.report.groups import Estimate
 from mae_lite.studies.suites import Point, Suite
-from mae_lite.studying import cells, graph
+from mae_lite.studying import cells, stages
 from mae_lite.studying.cells import Cell
 from mae_lite.studying.starts import Model
 
@@ -41,7 +41,7 @@ def _row(cell: Cell) -> dict[str, Any]:
         {
             **trial.point._asdict(),
             "val_top1_percent": None if trial.top1 is None else 100 * trial.top1,
-            "diverged": graph.diverged(cell.trials()[trial.point]),
+            "diverged": stages.diverged(cell.trials()[trial.point]),
             "run": str(trial.run),
         }
         for trial in cell.tried()
@@ -62,7 +62,7 @@ def _row(cell: Cell) -> dict[str, Any]:
 
 def _finals(cell: Cell, point: Point) -> Iterator[dict[str, Any]]:
     for final in cell.finals(point):
-        found = graph.measured(final.measured)
+        found = stages.measured(final.measured)
         if final.tuned.state() == "done" and found:
             about = {"seed": final.seed, "run": str(final.tuned.folder), "images": found["images"]}
             shares = {"top1_percent": 100 * found["top1"], "balanced_percent": 100 * found["macro"]}
