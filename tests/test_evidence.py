@@ -290,7 +290,7 @@ def test_the_cheapest_within_chance_is_advised(tmp_path: Path) -> None:
     assert gain["mean"] == pytest.approx(58 / 3) and gain["values"] == pytest.approx([20.0, 19.0, 19.0])
     assert gain["half_width_95"] == pytest.approx(4.302652729911275 / 3)  # deviation 1/sqrt(3), over sqrt(3)
     assert found["behind_best"]["values"] == pytest.approx([-1.0, -1.0, 1.0])
-    updates = {"digits-mae": (1500, 128), "digits-finetune": (100, 50)}
+    updates = {"digits-mae": (1000, 128), "digits-finetune": (100, 50)}
     spent = sum(costs.step_gflops(recipes.get(name)) * count * batch for name, (count, batch) in updates.items())
     assert found["gflops"] == pytest.approx(spent, rel=0.06)  # epochs of 1,346 images, of which updates leave some out
     near = recommending.table([found], {}).rows[0][6]
