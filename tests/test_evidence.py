@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mae_lite import cli, costs, figures, recipes, studies
+from mae_lite import cli, config, costs, figures, overrides, recipes, studies
 from mae_lite.errors import CheckpointError
 from mae_lite.recipes import published
 from mae_lite.report import drawings, page
@@ -58,8 +60,8 @@ def test_published_numbers_stand_beside_what_was_measured(tmp_path: Path) -> Non
         imagenet(tmp_path, f"tuned-{seed}", "finetune-improved", top1, **changes)
     imagenet(tmp_path, "scratch", "scratch", 0.7512, settings={"precision": "fp32"})
     rows = ledger(tmp_path)
-    assert rows["finetune-improved"] == ["d-mae-tiny", "78.4", "78.3 ± 3.8", "-0.1", "nothing that is recorded"]
-    assert rows["scratch"] == ["none", "75.8", "75.1", "-0.7", "nothing that is recorded"]
+    assert rows["finetune-improved"] == ["d-mae-tiny", "78.4", "78.3 ± 3.8", "-0.1", "nothing, as far as is recorded"]
+    assert rows["scratch"] == ["none", "75.8", "75.1", "-0.7", "nothing, as far as is recorded"]
 
 
 @pytest.mark.parametrize(
@@ -387,3 +389,35 @@ def test_the_page_of_a_study_concludes(tmp_path: Path) -> None:
     assert "D-MAE</text>" in drawing and "digits-d-mae-" not in drawing.split("</svg>")[0]
     table = json.loads((order.folder / "table.json").read_text())
     assert table["recommended"][0]["advice"] == "MAE"
+
+
+def test_the_page_of_advice_is_what_the_script_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parent.parent
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    script = importlib.import_module("which_recipe")
+    script.main(["--out", str(tmp_path / "page.md")])
+    written = (tmp_path / "page.md").read_text()
+    assert written == (root / "docs" / "which_recipe.md").read_text(), "python benchmarks/which_recipe.py"
+    for line in written.splitlines():  # every command is one that the command line takes
+        if line.startswith("mae-lite "):
+            _, command, name, *words = shlex.split(line)
+            values = overrides.parse(words, config.Request, recipes.get(name).model_dump())
+            recipe = overrides.build(config.Request, values).split()[0]
+            assert command in recipes.commands_for(recipe)
+
+
+def test_the_script_takes_the_demo_and_studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Advice at 2 and 5 labels of a demo, and that of a study, by independent arithmetic."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    script = importlib.import_module("which_recipe")
+    found, out = tmp_path / "results", tmp_path / "page.md"
+    stored.write(found / "small_data.json", json.loads((script.RESULTS / "small_data.json").read_text()))
+    stored.write(found / "study_x.json", {"recommended": [advice(tmp_path / "x", {"scratch": [0.7], "MAE": [0.9]})]})
+    script.main(["--demo", str(stored.comparison(tmp_path / "demo")), "--results", str(found), "--out", str(out)])
+    first, second, _, study = script.advices(found)
+    assert [item["labels_per_class"] for item in (first, second)] == [2, 5]
+    assert first["advice"] == "MAE, 100 updates" and first["gain_over_scratch"]["values"] == pytest.approx([20, 21, 22])
+    spent = costs.step_gflops(recipes.get("digits-mae")) * 128 + costs.step_gflops(recipes.get("digits-finetune")) * 20
+    assert first["gflops"] == pytest.approx(100 * spent)
+    assert study["source"] == "study_x.json" and study["commands"][-1].startswith("mae-lite finetune digits-finetune")
+    assert "| digits | 1,346 | 5 | scratch; MAE | MAE | **MAE**: 90.0 % |" in out.read_text()

@@ -136,7 +136,7 @@ def test_digits_is_killed_and_repeats_nothing(tmp_path: Path) -> None:
     page = (out / "digits" / "report.html").read_text()
     assert "D-MAE" in page and "cut to 2 updates" in page and page.count("<svg") > 10 and "block of supervised" in page
     again = subprocess.run(command(out), capture_output=True, text=True, check=True)
-    assert "16 stages, 16 done" in again.stdout and stamps(out) == after
+    assert "19 stages, 19 done" in again.stdout and stamps(out) == after
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_a_signal_lets_stages_save_and_stop(tmp_path: Path, number: signal.Signa
 def test_two_studies_do_not_share_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "studies"
     with subprocess.Popen(command(out), stdout=subprocess.PIPE, text=True) as study:
-        assert study.stdout is not None and "16 stages" in study.stdout.readline()
+        assert study.stdout is not None and "19 stages" in study.stdout.readline()
         second = subprocess.run(command(out), capture_output=True, text=True, check=False)
         study.kill()
     assert second.returncode == 5 and "in use by a live run" in second.stderr

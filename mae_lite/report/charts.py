@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,8 @@ def _accuracy(found: Sequence[Group], colours: Mapping[str, str]) -> Iterator[Fi
 def _against_cost(found: Sequence[Group], colours: Mapping[str, str], lineage: Lineage) -> Iterator[Figure]:
     """Yield a figure for each data set and number of labels with two groups or more."""
     rated = [group for group in found if group.accuracy is not None and group.runs]
-    for number, place in enumerate(dict.fromkeys((group.data, group.labels) for group in rated)):
+    places = sorted({(group.data, group.labels) for group in rated}, key=lambda one: (one[0], one[1] or math.inf))
+    for number, place in enumerate(places):
         here = [group for group in rated if (group.data, group.labels) == place]
         spent = {group.label: _spent(group, lineage) for group in here}
         known = {label: gflops for label, gflops in spent.items() if gflops is not None}

@@ -67,6 +67,6 @@ class Lineage:
 def _gflops(run: Run) -> float | None:
     """Return the arithmetic of the updates that were made; evaluation and probes are left out."""
     step = whole(run.status.get("step"))
-    if run.recipe is None or step is None:
+    if run.recipe is None or step is None or step < 0:
         return None
     return costs.step_gflops(run.recipe) * run.recipe.global_batch_size * step

@@ -84,6 +84,7 @@ def choice(
         "compared": list(single),
         "seeds": len(single[taken]),
         "best": best,
+        "best_gflops": gflops[best],
         "within_chance": list(behind),
         "behind_best": None if taken == best else _numbers(behind[taken]),
         "advice": taken,
