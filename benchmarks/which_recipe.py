@@ -146,9 +146,10 @@ def _small_gflops(chosen: Mapping[str, Any], content: Mapping[str, Any]) -> floa
     side = "finetune" if chosen["side"] == "mae" else "scratch"
     tuned = recipes.derive(recipes.get(f"small-data-{side}"), encoder=content["encoder"])
     start = recipes.derive(recipes.get("small-data-mae"), encoder=content["encoder"])
-    labelled = content["labels_per_class"] * 10
-    before = costs.step_gflops(start) * content["images"] * chosen["pretrain_epochs"]
-    return before + costs.step_gflops(tuned) * labelled * chosen["finetune_epochs"]
+    labelled: float = content["labels_per_class"] * 10
+    before: float = costs.step_gflops(start) * content["images"] * chosen["pretrain_epochs"]
+    after: float = costs.step_gflops(tuned) * labelled * chosen["finetune_epochs"]
+    return before + after
 
 
 def page(found: Sequence[Mapping[str, Any]]) -> str:
