@@ -87,17 +87,19 @@ def wall_seconds(found: Sequence[Forecast], processes: int) -> float:
     return max(sum(left.values()) / processes, max(ends.values(), default=0.0))
 
 
-def longest_first(found: Sequence[Forecast]) -> dict[str, Stage]:
-    """Return the stages by name, those first that the most time depends on, so that none of the long ones is left over.
+def in_order(found: Sequence[Forecast]) -> dict[str, Stage]:
+    """Return the stages by name in the order to begin them: seed by seed, so that there are numbers to look at early.
 
-    The time counts a stage and the longest chain of stages that need it.
+    Within a seed those come first that the most time depends on (a stage, and the longest chain of stages that need it),
+    so that no long one is left over in the end.
     """
     own = {item.stage.name: item.seconds for item in found}
     chains = dict(own)
     for item in reversed(found):  # each stands after those that it needs
         for need in item.stage.needs:
             chains[need] = max(chains[need], own[need] + chains[item.stage.name])
-    ordered = sorted(found, key=lambda item: -chains[item.stage.name])
+    seeds = {item.stage.name: 0 if item.stage.recipe is None else item.stage.recipe.seed for item in found}
+    ordered = sorted(found, key=lambda item: (seeds[item.stage.name], -chains[item.stage.name]))
     return {item.stage.name: item.stage for item in ordered}
 
 

@@ -80,7 +80,7 @@ def run(wanted: Order) -> int:
         done = sum(item.state == "done" for item in found)
         left = clock(forecast.wall_seconds(found, processes))
         _tell(f"{wanted.study.title}: {len(found)} stages, {done} done; about {left} left with {processes} at once")
-        outcome = Pool(processes, wanted.folder / "logs", gpus, _tell).run(forecast.longest_first(found))
+        outcome = Pool(processes, wanted.folder / "logs", gpus, _tell).run(forecast.in_order(found))
         print("\n".join(["", *write(wanted, stages)]))
     finally:
         lock.release()
