@@ -90,8 +90,8 @@ def wall_seconds(found: Sequence[Forecast], processes: int) -> float:
 def in_order(found: Sequence[Forecast]) -> dict[str, Stage]:
     """Return the stages by name in the order to begin them: seed by seed, so that there are numbers to look at early.
 
-    Within a seed those come first that the most time depends on (a stage, and the longest chain of stages that need it),
-    so that no long one is left over in the end.
+    Within a seed those come first that the most time depends on (a stage's own, and that of the longest chain of stages
+    that need it), so that no long one is left over in the end.
     """
     own = {item.stage.name: item.seconds for item in found}
     chains = dict(own)
