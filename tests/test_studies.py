@@ -194,6 +194,12 @@ def test_table_has_means_intervals_and_paired_differences(tmp_path: Path) -> Non
     assert len(found["differences"]) == 10
     pair = next(i for i in found["differences"] if i["method"] == "MAE" and i["minus"] == "MoCo-v3")
     assert pair["values"] == pytest.approx([6.0, 0.0, 6.0])
+    assert pair["p_value"] == pytest.approx(ttest_rel(NUMBERS["MAE"], NUMBERS["MoCo-v3"]).pvalue)
+    shown = results.differences(found, {"MAE": "#123456"})
+    row = next(row for row in shown.rows if (row[0].text, row[1].text) == ("MAE", "MoCo-v3"))
+    half = float(stdtrit(2, 0.975)) * 2.0  # deviation sqrt(12), over sqrt(3)
+    assert row[2].text == f"+4.0 ± {half:.1f}" and row[2].detail == "+6.0 +0.0 +6.0"
+    assert (row[0].colour, row[3].text, row[4].text) == ("#123456", "0.18", "within chance")
     assert pair["beyond_chance"] is bool(ttest_rel(NUMBERS["MAE"], NUMBERS["MoCo-v3"]).pvalue < 0.05) is False
     pair = next(i for i in found["differences"] if i["method"] == "MAE" and i["minus"] == "scratch")
     assert pair["beyond_chance"] is bool(ttest_rel(NUMBERS["MAE"], NUMBERS["scratch"]).pvalue < 0.05) is True

@@ -35,10 +35,30 @@ class Estimate:
 
         return float(stdtrit(count - 1, 0.975)) * statistics.stdev(self.values) / math.sqrt(count)
 
+    @property
+    def p_value(self) -> float | None:
+        """Of a two-sided t-test that the mean is 0; paired, where the values are differences. None below two values."""
+        half, count = self.half_width, len(self.values)
+        if half is None:
+            return None
+        if half == 0.0:
+            return 1.0 if self.mean == 0.0 else 0.0
+        from scipy.special import stdtr
+
+        error = statistics.stdev(self.values) / math.sqrt(count)
+        return float(2 * stdtr(count - 1, -abs(self.mean) / error))
+
     def text(self, digits: int = 1) -> str:
         """Return "91.9 ± 1.2", or the value alone."""
+        return f"{self.mean:.{digits}f}" + self._spread(digits)
+
+    def signed(self, digits: int = 1) -> str:
+        """Return "+1.9 ± 1.2", or the value alone."""
+        return f"{self.mean:+.{digits}f}" + self._spread(digits)
+
+    def _spread(self, digits: int) -> str:
         half = self.half_width
-        return f"{self.mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+        return "" if half is None else f" ± {half:.{digits}f}"
 
 
 @dataclass(frozen=True)

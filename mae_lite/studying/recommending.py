@@ -150,7 +150,7 @@ def in_words(item: Mapping[str, Any]) -> str:
     """Return an advice as a sentence."""
     others, gain = _others(item), item["gain_over_scratch"]
     if item["behind_best"] is not None:
-        gap = f", {_signed(_estimate(item['behind_best']))} points from the best, {item['best']}"
+        gap = f", {_estimate(item['behind_best']).signed()} points from the best, {item['best']}"
         reason = f"which costs least of all within chance of the best{gap}"
     elif others:
         reason = f"the best of {len(item['compared'])}; within chance of it, at more cost: {', '.join(others)}"
@@ -158,17 +158,13 @@ def in_words(item: Mapping[str, Any]) -> str:
         reason = f"the best of {len(item['compared'])} (one seed, so that nothing is said of chance)"
     else:
         reason = f"the best of {len(item['compared'])}, and no other is within chance of it"
-    worth = "" if gain is None else f"; {_signed(_estimate(gain))} points over {item['scratch']}"
+    worth = "" if gain is None else f"; {_estimate(gain).signed()} points over {item['scratch']}"
     return f"{item['task']}: take {item['advice']}, {reason}{worth}."
 
 
 def _others(item: Mapping[str, Any]) -> list[str]:
     """Return the best and what is within chance of it, without the one that is advised."""
     return [name for name in (item["best"], *item["within_chance"]) if name != item["advice"]]
-
-
-def _signed(gain: Estimate) -> str:
-    return f"{gain.mean:+.1f}" + ("" if gain.half_width is None else f" ± {gain.half_width:.1f}")
 
 
 def table(found: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Table:
@@ -187,7 +183,7 @@ def table(found: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Tab
             Cell(amount, labels or math.inf),
             Cell(item["advice"], item["advice"], colours.get(item["advice"], "")),
             Cell(_estimate(item["top1_percent"]).text(), item["top1_percent"]["mean"], detail=_seeds(item["seeds"])),
-            Cell("", -1e9) if gain is None else Cell(_signed(_estimate(gain)), gain["mean"]),
+            Cell("", -1e9) if gain is None else Cell(_estimate(gain).signed(), gain["mean"]),
             Cell(near, near),
             Cell(f"{item['gflops'] / 1e3:,.3g}", item["gflops"]),
         ])  # fmt: skip
@@ -205,7 +201,7 @@ def table(found: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Tab
 def _ahead(item: Mapping[str, Any]) -> str:
     """Return how far the best is ahead of a cheaper one."""
     gap = _estimate(item["behind_best"])
-    return f" (ahead by {_signed(Estimate(tuple(-value for value in gap.values)))} points)"
+    return f" (ahead by {Estimate(tuple(-value for value in gap.values)).signed()} points)"
 
 
 def _seeds(count: int) -> str:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from mae_lite.report import read
 from mae_lite.report.groups import Estimate
+from mae_lite.report.tables import Cell, Table
 from mae_lite.studies.values import Study
 from mae_lite.studying import recommending
 from mae_lite.studying.graph import Graph
@@ -74,7 +75,7 @@ def _differences(study: Study, values: Values) -> Iterator[dict[str, Any]]:
                 half, common = gain.half_width, sorted(set(ours) & set(theirs))
                 beyond = None if half is None else abs(gain.mean) > half
                 about = {"task": task.name, "method": one, "minus": other, "seeds": common}
-                yield {**about, **_interval(gain), "beyond_chance": beyond}
+                yield {**about, **_interval(gain), "p_value": gain.p_value, "beyond_chance": beyond}
 
 
 def _interval(estimate: Estimate) -> dict[str, Any]:
@@ -151,3 +152,23 @@ def _paired(found: Mapping[str, Any], task: str) -> Iterator[str]:
             half = "" if item["half_width_95"] is None else f" ± {item['half_width_95']:.1f}"
             verdict = "" if item["beyond_chance"] or item["beyond_chance"] is None else "   within chance"
             yield f"  {item['method']} minus {item['minus']}: {item['mean']:+.1f}{half}{verdict}"
+
+
+def differences(found: Mapping[str, Any], colours: Mapping[str, str]) -> Table:
+    """Return the differences of ``table.json`` as a table of a page."""
+    several = len({item["task"] for item in found["differences"]}) > 1
+    rows = []
+    for item in found["differences"]:
+        single = Estimate(tuple(item["values"]))
+        p, verdict = item["p_value"], {None: "one seed", True: "beyond chance", False: "within chance"}
+        rows.append([
+            Cell(item["method"], item["method"], colours.get(item["method"], "")),
+            Cell(item["minus"], item["minus"], colours.get(item["minus"], "")),
+            *([Cell(item["task"], item["task"])] if several else []),
+            Cell(single.signed(), single.mean, detail=" ".join(f"{value:+.1f}" for value in single.values)),
+            Cell("" if p is None else f"{p:.2g}", 2.0 if p is None else p),
+            Cell(verdict[item["beyond_chance"]], verdict[item["beyond_chance"]]),
+        ])  # fmt: skip
+    header = ["method", "minus", *(["task"] if several else []), "points", "p", "verdict"]
+    caption = "Differences, paired by seed: mean ± 95 % interval, every seed; p of a paired t-test of this pair alone"
+    return Table("differences", caption, header, rows)

@@ -126,10 +126,11 @@ def write(wanted: Order, stages: graph.Graph) -> list[str]:
     models = {stage.folder: dict(zip(stage.needs, analysis.rows, strict=True)) for analysis, stage in done}
     notes = _notes(wanted.study, stages)
     shown = compose.compose([*begun, *models], wanted.study.title, notes, names=names, models=models)
+    compared = [results.differences(found, shown.colours)] if found["differences"] else []
     advised = [recommending.table(found["recommended"], shown.colours)] if found["recommended"] else []
     said = results.headline(wanted.study, found)
     path = wanted.folder / "report.html"
-    page.write(dataclasses.replace(shown, headline=said, tables=[*shown.tables, *advised]), path)
+    page.write(dataclasses.replace(shown, headline=said, tables=[*shown.tables, *compared, *advised]), path)
     return [*lines, f"The page: {path}"]
 
 
