@@ -32,9 +32,9 @@ _DEMO = {
 HEAD = """# Which recipe for your data?
 
 What was measured, and what it advises. `best` has the highest mean. The advice is what costs least arithmetic, its
-pre-training included, of the best and all that are within chance of it: the 95 % interval of the difference, paired by
-seed, holds 0. Few seeds make wide intervals, so look below the table at how far an advice is from the best; of one seed
-nothing is said of chance. The gain is over the best that starts from scratch.
+pre-training included, of the best and all that are at most one point behind it. What is within chance of the best is
+named below the table: the 95 % interval of the difference, paired by seed, holds 0; with few seeds that is wide. Of one
+seed nothing is said of chance. The gain is over the best that starts from scratch.
 
 These are small images and small encoders. On yours, `mae-lite study` compares again ([studies.md](studies.md)). Left
 out are classifiers on raw pixels, which the page of `make demo` shows beside these.
@@ -172,19 +172,15 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
 def _basis(item: Mapping[str, Any]) -> str:
     """Return what an advice rests on."""
     seeds = "One seed, so that nothing is said of chance" if item["seeds"] == 1 else f"{item['seeds']} seeds"
-    near = [name for name in item["within_chance"] if name != item["advice"]]
+    others = " It is the best."
     if item["behind_best"] is not None:
         times = item["best_gflops"] / item["gflops"]
         others = (
             f" It is {_text(item['behind_best'])} points from the best, {item['best']}, which costs {times:.2g} times"
         )
         others += " as much arithmetic."
-    elif item["seeds"] > 1 and not near:
-        others = " It is the best, and nothing else is within chance of it."
-    else:
-        others = " It is the best."
-    others += f" Within chance of the best as well: {', '.join(near)}." if near else ""
-    return f"{seeds}; measured on {item['on']}.{others} Numbers: `benchmarks/results/{item['source']}`."
+    source = f"Numbers: `benchmarks/results/{item['source']}`."
+    return f"{seeds}; measured on {item['on']}.{others}{recommending.chance(item)} {source}"
 
 
 def _text(numbers: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ import pytest
 from mae_lite import cli, config, costs, figures, overrides, recipes, studies
 from mae_lite.errors import CheckpointError
 from mae_lite.recipes import published
-from mae_lite.report import drawings, page
+from mae_lite.report import drawings, origins, page
 from mae_lite.report.compose import Report, compose
 from mae_lite.report.lineage import Lineage
 from mae_lite.report.read import read
@@ -276,10 +276,60 @@ def test_figures_of_ours_pass_whole() -> None:
         drawings.cleaned("<g/>")
 
 
-def advice(tmp_path: Path, numbers: dict[str, list[float]], study: Study | None = None) -> dict[str, Any]:
-    rest: dict[str, list[float]] = {row.name: [] for row in studies.get("digits").rows}
-    (found,) = measured(study or studies.get("digits"), tmp_path, rest | numbers)["recommended"]
+def part_of(name: str, numbers: dict[str, list[float]]) -> Study:
+    """Return a study with the rows and as many seeds as there are numbers, so that they are all of it."""
+    known, most = studies.get(name), max(map(len, numbers.values()))
+    rows = [
+        row.model_copy(update={"seeds": len(numbers[row.name]) if len(numbers[row.name]) < most else None})
+        for row in known.rows
+        if row.name in numbers
+    ]
+    return known.model_copy(update={"rows": tuple(rows), "seeds": known.seeds[:most], "analyses": ()})
+
+
+def test_drawings_that_copy_copies_are_cut() -> None:
+    levels = "".join(f'<g id="a{n}">{f"""<use href="#a{n - 1}"/>""" * 10}</g>' for n in range(1, 9))
+    once = '<path id="p" d="M 0 0"/><use href="#p"/>'
+    head = '<svg xmlns="http://www.w3.org/2000/svg">'
+    kept, left_out = drawings.cleaned(f'{head}<path id="a0" d="M 0 0"/>{levels}{once}</svg>')
+    assert kept.count("<use href=") == 11 and left_out == ["href"]  # ten of a path, and one more
+    assert drawings.cleaned(f'{head}<rect fill="image-set(x.png)"/></svg>')[1] == ["fill"]
+    assert drawings.cleaned(f'{head}<rect transform="translate(1 2) scale(3)" clip-path="url(#c)"/></svg>')[1] == []
+
+
+def test_a_start_is_where_it_is_named_before_what_is_called_like_it(tmp_path: Path) -> None:
+    """Converted weights beside the runs do not become a run of their name."""
+    (tmp_path / "converted" / "mae").mkdir(parents=True)
+    stored.run(tmp_path / "runs", "mae", recipes.get("digits-mae"), losses=())
+    tuned = tmp_path / "runs" / "tuned"
+    assert origins.place(tuned, str(tmp_path / "converted" / "mae")) is None
+    assert origins.place(tuned, str(tmp_path / "gone" / "mae")) == tmp_path / "runs" / "mae"
+
+
+def advice(tmp_path: Path, numbers: dict[str, list[float]]) -> dict[str, Any]:
+    (found,) = measured(part_of("digits", numbers), tmp_path, numbers)["recommended"]
     return dict(found)
+
+
+def test_means_over_other_seeds_are_no_rivals(tmp_path: Path) -> None:
+    """MoCo-v3 has the highest mean, of the one seed on which MAE is better still."""
+    numbers = {"scratch": [0.3, 0.31, 0.32], "MoCo-v3": [0.60], "MAE": [0.62, 0.54, 0.55]}
+    found = advice(tmp_path, numbers)
+    assert (found["best"], found["not_known"], found["seeds"]) == ("MAE", ["MoCo-v3"], 3)
+    words = recommending.in_words(found)
+    assert words.endswith("over scratch. Too few seeds to say of chance: MoCo-v3.")
+    assert recommending.table([found], {}).rows[0][6].text == "MoCo-v3 (too few seeds to say)"
+    study = part_of("digits", numbers)
+    (said,) = results.headline(study, measured(study, tmp_path / "again", numbers))
+    assert said.startswith("5 labels per class: MAE is best with 57.0") and "MoCo-v3 -2.0" in said
+
+
+def test_an_unfinished_study_advises_nothing(tmp_path: Path) -> None:
+    numbers = {"scratch": [0.3, 0.31, 0.32], "MAE": [0.62, 0.54, 0.55]}
+    study = part_of("digits", numbers)
+    found = measured(study, tmp_path, numbers | {"MAE": [0.62, 0.54]})
+    assert found["recommended"] == [] and not found["complete"]
+    assert results.headline(study, found)[0].startswith("5 labels per class so far: ")
 
 
 def test_the_cheapest_within_chance_is_advised(tmp_path: Path) -> None:
@@ -298,9 +348,15 @@ def test_the_cheapest_within_chance_is_advised(tmp_path: Path) -> None:
     near = recommending.table([found], {}).rows[0][6]
     assert near.text == "D-MAE (ahead by +0.3 ± 2.9 points)"
     assert recommending.in_words(found) == (
-        "5 labels per class: take MAE, which costs least of all within chance of the best, -0.3 ± 2.9 points from the "
-        "best, D-MAE; +19.3 ± 1.4 points over scratch."
+        "5 labels per class: take MAE, which costs least of all at most 1 point behind the best, D-MAE (-0.3 ± 2.9); "
+        "+19.3 ± 1.4 points over scratch."
     )
+
+
+def test_what_is_far_behind_is_not_advised_for_being_within_chance(tmp_path: Path) -> None:
+    found = advice(tmp_path, {"scratch": [0.64, 0.76, 0.77], "MAE": [0.87, 0.82, 0.86]})
+    assert (found["advice"], found["within_chance"]) == ("MAE", ["scratch"])
+    assert recommending.in_words(found).endswith("With these seeds, within chance of the best: scratch.")
 
 
 def test_commands_of_an_advice_train_what_was_measured(tmp_path: Path) -> None:
@@ -336,12 +392,10 @@ def test_one_seed_is_said_and_a_cut_study_advises_nothing(tmp_path: Path) -> Non
 
 
 def test_sizes_of_encoders_are_advised_apart(tmp_path: Path) -> None:
-    paper = studies.get("paper")
-    rest: dict[str, list[float]] = {row.name: [] for row in paper.rows}
-    numbers = rest | {
+    numbers = {
         "scratch": [0.75], "MAE": [0.78], "small: scratch": [0.8], "small: MAE": [0.79], "Swin: SimMIM": [0.9],
     }  # fmt: skip
-    found = measured(paper, tmp_path, numbers)["recommended"]
+    found = measured(part_of("paper", numbers), tmp_path, numbers)["recommended"]
     assert [(item["advice"], item["compared"]) for item in found] == [
         ("MAE", ["scratch", "MAE"]), ("small: scratch", ["small: scratch", "small: MAE"]),
     ]  # fmt: skip
@@ -363,6 +417,9 @@ def carried_out(study: Study, root: Path, numbers: dict[str, list[float]]) -> Or
         run = stored.run(root, stage.name, stage.recipe, init=given.get("--init"), losses=(), **changes)
         record = json.loads((run / "recipe.json").read_text())
         stored.write(run / "recipe.json", record | {"teacher": given.get("--teacher")})
+    layers = next(stage.folder for stage in made.stages.values() if stage.kind == "layers")
+    stored.run(layers, "keep-all-seed-0", recipes.get("digits-finetune"), losses=(), top1=0.123)
+    stored.write(layers / "layers.json", {"data": "digits", "sentence": "Lower blocks matter."})
     (_, looked), *_ = made.analyses
     name = looked.needs[-1]
     analysis(looked.folder, cka=figures.curves({name: [([1, 2], [3, 4])]}, {name: "#123456"}, "block", "CKA"))
@@ -384,9 +441,10 @@ def test_the_page_of_a_study_concludes(tmp_path: Path) -> None:
         and "\nmae-lite finetune digits-finetune --data digits --init runs/digits-mae" in shown
     )
     assert 'id="figure-cost-0"' in text and all(name in shown for name in ("MoCo-v3", "D-MAE", "arithmetic of all"))
-    assert sum("analysis-" in name for name in reader.ids) == 1
+    assert sum("analysis-" in name for name in reader.ids) == 1  # the other has no drawing
     (drawing,) = [part for part in text.split('<figure id="figure-') if part.startswith("analysis-0")]
     assert "D-MAE</text>" in drawing and "digits-d-mae-" not in drawing.split("</svg>")[0]
+    assert "keep-all-seed-0" not in shown and "12.3" not in shown  # what layers trains is no row of the study
     table = json.loads((order.folder / "table.json").read_text())
     assert table["recommended"][0]["advice"] == "MAE"
 

@@ -56,8 +56,8 @@ def evaluate_run(
     numbers = asdict(accuracy)
     per_class = dict(zip(source.classes or (), numbers.pop("per_class"), strict=True))
     taken = source.split or split  # where test images are missing, validation images stand in and are called so
-    about = {"run": str(run), "step": loaded.step, "data": spec, "split": taken, "unreadable": bad_files.count}
-    result = {**about, **numbers, "per_class": per_class}
+    about = {"run": str(run), "step": loaded.step, "data": spec, "split": taken, "asked": split}
+    result = {**about, "unreadable": bad_files.count, **numbers, "per_class": per_class}
     files.make_folder(run / "eval")
     name = f"{taken}-{files.sha256(spec.encode())[:8]}.json"
     files.write_json(run / "eval" / name, {**result, "fingerprint": fingerprint})

@@ -82,7 +82,7 @@ def _figure(folder: Path, file: str, name: str, said: str, names: Mapping[str, s
         OSError, ValueError: when it cannot be read.
     """
     path, caption = folder / file, _renamed(said, names)
-    if file not in {one.name for one in folder.iterdir()} or path.is_symlink():
+    if file not in {one.name for one in folder.iterdir()} or path.is_symlink() or not path.is_file():
         raise _not_shown("no such file in its folder")
     if path.stat().st_size > _MOST_BYTES:
         raise _not_shown(f"{path.stat().st_size:,} bytes")

@@ -84,7 +84,8 @@ def compose(
         live: whether the page will ask for news.
         names: what to call the run of a folder; those of one name that differ in their seed alone are one row. By
             default the recipe's name.
-        models: what to call the models of an analysis, by its folder and the names that they have there.
+        models: further folders of analyses, of which no runs are shown, with what to call the models of each by the
+            names that they have there.
 
     Raises:
         CheckpointError: when a path holds neither.
@@ -96,7 +97,8 @@ def compose(
     states: dict[str, int] = {}
     for run in runs:
         states[run.state] = states.get(run.state, 0) + 1
-    findings = analyses.read({one: (models or {}).get(one, {}) for one in read.find_analyses(paths)})
+    looked = dict.fromkeys([*read.find_analyses(paths), *(models or {})])
+    findings = analyses.read({one: (models or {}).get(one, {}) for one in looked})
     lineage = Lineage(runs)
     shown = [tables.accuracies(rated, colours)] if rated else []
     expected = ledger.ledger(rated, colours, lineage)

@@ -60,6 +60,8 @@ class _Cleaner:
         self.parts: list[str] = []
         self.left_out: set[str] = set()
         self._prefix = prefix
+        self._paths: set[str] = set()
+        """Those whose copies cost no more than they do: a copy of copies could have no end."""
         self._open: list[str] = []
         self._skipped: list[str] = []
         self._hidden = ""
@@ -99,15 +101,17 @@ class _Cleaner:
     def _value(self, element: str, key: str, value: str) -> str | None:
         """Return the value of an attribute as it may be written; None where it may not."""
         if key in (_HREF, "href"):
-            if element == "use" and re.fullmatch(r"#[\w.:-]+", value):
+            if element == "use" and value.removeprefix("#") in self._paths:
                 return f"#{self._prefix}-{value[1:]}"
             return value if element == "image" and _PNG.fullmatch(value) else None
         if key not in (_ATTRIBUTES if self._open else _ROOT) or not _VALUE.fullmatch(value):
             return None
         if key == "id":
+            self._paths |= {value} if element == "path" else set()
             return f"{self._prefix}-{value}"
         pointed = _POINTER.sub(lambda match: f"url(#{self._prefix}-{match[1]})", value)
-        return None if len(_POINTER.findall(value)) < value.lower().count("url") else pointed
+        functions = len(_POINTER.findall(value)) if key != "transform" else value.count("(")
+        return None if functions < max(value.count("("), value.lower().count("url")) else pointed
 
 
 def _refusal(found: str) -> CheckpointError:

@@ -10,10 +10,11 @@ from typing import Any
 def place(folder: Path, weights: str) -> Path | None:
     """Return the run folder that ``weights``, as a run in ``folder`` names them, came from; None where none is left.
 
-    Runs that were moved together find each other beside themselves.
+    Runs that were moved together find each other beside themselves, where nothing is left in the old place.
     """
     named = Path(weights)
-    return next((one for one in (named, folder.parent / named.name) if _record(one)), None)
+    found = named if named.exists() else folder.parent / named.name
+    return found if _record(found) else None
 
 
 def _record(folder: Path) -> dict[str, Any]:

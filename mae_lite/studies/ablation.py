@@ -117,7 +117,8 @@ def _pretraining(base: Recipe, tuned: Recipe, images: int) -> Iterator[Row]:
         yield _row(f"{longer.epochs:g} epochs", longer, tuned)
     for share in _IMAGE_FRACTIONS:
         if share * images >= _FEWEST_BATCHES * base.global_batch_size:
-            epochs, warmup = base.epochs / share, base.warmup_epochs / share
+            longer_by = (images // base.global_batch_size) / (int(share * images) // base.global_batch_size)
+            epochs, warmup = base.epochs * longer_by, base.warmup_epochs * longer_by
             fewer = recipes.derive(base, image_fraction=share, epochs=epochs, warmup_epochs=warmup)
             yield _row(f"{share:.0%} of the images, as many updates".replace("%", " %"), fewer, tuned)
 

@@ -158,6 +158,7 @@ def _notes(scale: Scale) -> tuple[str, ...]:
         smaller,
         f"Pre-training has {_PRETRAINING_EPOCHS:.0f} epochs of a fifth of the images, where 400 of all would be right; "
         "'all labels' is a fifth of each class. The order of methods may change with more.",
+        "The teacher saw the first seed's fifth of the images: with other seeds D-MAE rests on more images than MAE.",
         "MoCo-v3 has one seed. Its learning rate is its recipe's; those of MAE and scratch were searched.",
     )
 

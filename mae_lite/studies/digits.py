@@ -21,7 +21,7 @@ def study(scale: Scale) -> Study:
     }
     tuned = recipes.get("digits-finetune")
     return Study(
-        name="digits",
+        name="digits-smoke" if scale == "smoke" else "digits",
         title="Pre-training on handwritten digits: five ways",
         notes=(
             f"Every pre-training has {_UPDATES:,} updates of 128 images, each with settings of its own, and every "

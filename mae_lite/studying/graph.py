@@ -146,7 +146,8 @@ class _Builder:
         identity = [recipe.digest(), data, list(seeds), encoder.name]
         folder = self._root / f"layers-{analysis.name}-{hashed(identity)}"
         words = ["layers", str(encoder.folder), recipe.name, "--data", data, *repeat.changes(recipe)]
-        words += repeat.flags({"seeds": seeds, "workers": 0, "out": str(folder)}.items())
+        runtime = {name: value for name, value in self._study.runtime.items() if not name.startswith("probe_")}
+        words += repeat.flags({"tensorboard": False, **runtime, "seeds": seeds, "out": str(folder)}.items())
         runs = _LAYERS_POINTS * len(seeds)
         images = runs * self._study.trained_on(recipe, task)
         return self._add(Stage(folder.name, "layers", folder, tuple(words), (encoder.name,), recipe, data, images))

@@ -1,4 +1,4 @@
-"""Which recipe for data like these: of all that is within chance of the best, what costs least."""
+"""Which recipe for data like these: of all that are close to the best, what costs least."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from mae_lite.studying.graph import Graph, place
 
 Values: TypeAlias = Mapping[tuple[str, str], Mapping[int, float]]
 """Top-1 in percent by seed, of every row (first name) and task (second)."""
+CLOSE = 1.0
+"""Points that what costs less may be behind the best, on average. Chance is no measure for that: with few seeds, what
+is many points behind can be within chance."""
 
 
 def why_not(study: Study) -> str:
@@ -29,20 +32,33 @@ def why_not(study: Study) -> str:
 def recommended(study: Study, graph: Graph, data: str, values: Values) -> list[dict[str, Any]]:
     """Return an advice for each task and size of encoder of which two rows or more were measured, without the bounds.
 
-    Rows whose difference to the best, paired by seed, has an interval that holds 0 are within chance of it; of these
-    and the best, the advice is the one with the least arithmetic. From one seed nothing is within chance, and the
-    advice is the best.
+    Of the best and of what is at most :data:`CLOSE` points behind it, the advice is what costs least arithmetic. What
+    is within chance of the best (the interval of the difference, paired by seed, holds 0) is named beside it.
     """
     if why_not(study):
         return []
     found = []
     for task in study.tasks:
+        if lacking(study, task, values):
+            continue
         sizes: dict[int, list[Row]] = {}
         for row in study.rows:
             if values[row.name, task.name] and not row.bound:
                 sizes.setdefault(costs.encoder_parameters(row.finetuning.encoder), []).append(row)
         found += [_advice(study, graph, data, task, rows, values) for rows in sizes.values() if len(rows) > 1]
     return found
+
+
+def lacking(study: Study, task: Task, values: Values) -> list[str]:
+    """Return the rows of which a seed has not been measured on a task yet."""
+    return [row.name for row in study.rows if {*study.seeds[: row.seeds]} - {*values[row.name, task.name]}]
+
+
+def leading(single: Mapping[str, Mapping[int, float]]) -> str:
+    """Return the way with the highest mean, of those with the most seeds: means over other seeds are no rivals."""
+    most = max(len(values) for values in single.values())
+    means = {name: Estimate(tuple(values.values())).mean for name, values in single.items() if len(values) == most}
+    return max(means, key=lambda name: means[name])
 
 
 def _advice(study: Study, graph: Graph, data: str, task: Task, rows: Sequence[Row], values: Values) -> dict[str, Any]:
@@ -54,7 +70,7 @@ def _advice(study: Study, graph: Graph, data: str, task: Task, rows: Sequence[Ro
     return {
         "task": task.name,
         "data": place(data, task.part),
-        "training_images": study.images,
+        "training_images": task.images or study.images,
         "labels_per_class": settings.labels_per_class,
         "label_fraction": settings.label_fraction,
         "encoder_parameters": costs.encoder_parameters(settings.encoder),
@@ -72,21 +88,27 @@ def choice(
         single: top-1 in percent by seed, for every way.
         gflops: arithmetic of all that each trains.
         scratch: those that start from nothing; the gain is over the best of them.
+
+    Returns:
+        Among others ``best`` (see :func:`leading`), ``advice``, what is ``within_chance`` of the best, and
+        ``not_known``: with less than two seeds in common with it.
     """
-    means = {name: Estimate(tuple(values.values())).mean for name, values in single.items()}
-    best = max(means, key=lambda name: means[name])
+    best = leading(single)
     gaps = {name: paired(values, single[best]) for name, values in single.items() if name != best}
-    behind = {name: gap for name, gap in gaps.items() if gap is not None and _within_chance(gap)}
-    taken = min([best, *behind], key=lambda name: gflops[name])
-    opponent = max(scratch, key=lambda name: means[name]) if scratch else None
+    rivals = [name for name in gaps if len(single[name]) == len(single[best])]
+    close = [name for name in rivals if (gap := gaps[name]) is not None and gap.mean >= -CLOSE]
+    taken = min([best, *close], key=lambda name: gflops[name])
+    behind = gaps.get(taken)
+    opponent = leading({name: single[name] for name in scratch}) if scratch else None
     gain = None if opponent is None or taken in scratch else paired(single[taken], single[opponent])
     return {
         "compared": list(single),
         "seeds": len(single[taken]),
         "best": best,
         "best_gflops": gflops[best],
-        "within_chance": list(behind),
-        "behind_best": None if taken == best else _numbers(behind[taken]),
+        "within_chance": [name for name, gap in gaps.items() if gap is not None and _within_chance(gap)],
+        "not_known": [name for name, gap in gaps.items() if gap is None or gap.half_width is None],
+        "behind_best": None if behind is None else _numbers(behind),
         "advice": taken,
         "top1_percent": _numbers(Estimate(tuple(single[taken].values()))),
         "gflops": gflops[taken],
@@ -147,24 +169,26 @@ def _estimate(numbers: Mapping[str, Any]) -> Estimate:
 
 
 def in_words(item: Mapping[str, Any]) -> str:
-    """Return an advice as a sentence."""
-    others, gain = _others(item), item["gain_over_scratch"]
+    """Return an advice as sentences."""
+    gain = item["gain_over_scratch"]
+    reason = f"the best of {len(item['compared'])}"
     if item["behind_best"] is not None:
-        gap = f", {_estimate(item['behind_best']).signed()} points from the best, {item['best']}"
-        reason = f"which costs least of all within chance of the best{gap}"
-    elif others:
-        reason = f"the best of {len(item['compared'])}; within chance of it, at more cost: {', '.join(others)}"
+        gap = _estimate(item["behind_best"]).signed()
+        reason = f"which costs least of all at most {CLOSE:g} point behind the best, {item['best']} ({gap})"
     elif item["seeds"] == 1:
-        reason = f"the best of {len(item['compared'])} (one seed, so that nothing is said of chance)"
-    else:
-        reason = f"the best of {len(item['compared'])}, and no other is within chance of it"
+        reason += " (one seed, so that nothing is said of chance)"
     worth = "" if gain is None else f"; {_estimate(gain).signed()} points over {item['scratch']}"
-    return f"{item['task']}: take {item['advice']}, {reason}{worth}."
+    return f"{item['task']}: take {item['advice']}, {reason}{worth}.{chance(item)}"
 
 
-def _others(item: Mapping[str, Any]) -> list[str]:
-    """Return the best and what is within chance of it, without the one that is advised."""
-    return [name for name in (item["best"], *item["within_chance"]) if name != item["advice"]]
+def chance(item: Mapping[str, Any]) -> str:
+    """Return what is to be said of chance, as sentences with a space before each; "" of one seed."""
+    if item["seeds"] == 1:
+        return ""
+    near = [name for name in item["within_chance"] if name != item["advice"]]
+    said = f" With these seeds, within chance of the best: {', '.join(near)}." if near else ""
+    few = item["not_known"]
+    return said + (f" Too few seeds to say of chance: {', '.join(few)}." if few else "")
 
 
 def table(found: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Table:
@@ -175,8 +199,10 @@ def table(found: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Tab
         labels, share, gain = item["labels_per_class"], item["label_fraction"], item["gain_over_scratch"]
         amount = f"{100 * share:g} % of each class" if share is not None else "all" if labels is None else str(labels)
         size = f" ({item['encoder_parameters'] / 1e6:.1f} M parameters)" if several else ""
-        others = [f"{name}{_ahead(item) if name == item['best'] else ''}" for name in _others(item)]
-        near = ", ".join(others) if others else "not known from one seed" if item["seeds"] == 1 else "none"
+        near = [*([] if item["behind_best"] is None else [f"{item['best']}{_ahead(item)}"]), *item["within_chance"]]
+        near = [name for name in near if name != item["advice"]]
+        unknown = [f"{name} (too few seeds to say)" for name in item["not_known"] if item["seeds"] > 1]
+        shown = ", ".join([*near, *unknown]) or ("not known from one seed" if item["seeds"] == 1 else "none")
         rows.append([
             Cell(f"{item['data']}{size}", item["data"]),
             Cell(f"{item['training_images']:,}", float(item["training_images"])),
@@ -184,15 +210,16 @@ def table(found: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Tab
             Cell(item["advice"], item["advice"], colours.get(item["advice"], "")),
             Cell(_estimate(item["top1_percent"]).text(), item["top1_percent"]["mean"], detail=_seeds(item["seeds"])),
             Cell("", -1e9) if gain is None else Cell(_estimate(gain).signed(), gain["mean"]),
-            Cell(near, near),
+            Cell(shown, shown),
             Cell(f"{item['gflops'] / 1e3:,.3g}", item["gflops"]),
         ])  # fmt: skip
     header = ["data", "training images", "labels per class", "advice", "top-1, %", "points over scratch",
-              "also within chance", "TFLOP"]  # fmt: skip
+              "the best, and what is within chance of it", "TFLOP"]  # fmt: skip
     caption = (
-        "Of the best and all that are within chance of it (the 95 % interval of the difference, paired by seed, holds "
-        "0), the advice is what costs least arithmetic, with its pre-training and that one's teacher. Rows that know "
-        "more than the others are left out. The commands below the table do the same for your images."
+        f"Of the best and what is at most {CLOSE:g} point behind it, the advice is what costs least arithmetic, with "
+        "its pre-training and that one's teacher. Within chance: the 95 % interval of the difference to the best, "
+        "paired by seed, holds 0. Rows that know more than the others are left out. The commands below do the same "
+        "for your images."
     )
     below = [(f"{item['advice']} for {item['task']}", "\n".join(item["commands"])) for item in found]
     return Table("recommended", caption, header, rows, below)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
@@ -9,7 +10,7 @@ from typing import Any, TypeAlias
 from mae_lite.report import read
 from mae_lite.report.groups import Estimate
 from mae_lite.report.tables import Cell, Table
-from mae_lite.studies.values import Study
+from mae_lite.studies.values import Study, Task
 from mae_lite.studying import recommending
 from mae_lite.studying.graph import Graph
 
@@ -95,14 +96,31 @@ def headline(study: Study, found: Mapping[str, Any]) -> list[str]:
         rivals = [row.name for row in study.rows if row.name in here and not row.bound]
         if not rivals:
             continue
-        best = max(rivals, key=lambda name: float(here[name]["mean"]))
+        best = recommending.leading({name: _by_seed(here[name]) for name in rivals})
         behind = [f"{name} {_behind(here[best], here[name])}" for name in rivals if name != best]
         bounds = [f"{row.name} {_mean(here[row.name])} %" for row in study.rows if row.bound and row.name in here]
-        text = f"{task}: {best} is best with {_mean(here[best])} % on the {_split(found, task)} images"
+        waiting = recommending.lacking(study, _task(study, task), _values(found))
+        so_far = " so far" if waiting else ""
+        text = f"{task}{so_far}: {best} is best with {_mean(here[best])} % on the {_split(found, task)} images"
         text += f"; the others beside it, in points and paired by seed: {', '.join(behind)}" if behind else ""
         text += " (one seed, so that nothing is said of chance)" if behind and len(here[best]["seeds"]) == 1 else ""
         said.append(text + (f". Bound from above: {', '.join(bounds)}." if bounds else "."))
     return said or ["Nothing is measured yet."]
+
+
+def _by_seed(item: Mapping[str, Any]) -> dict[int, float]:
+    return dict(zip(item["seeds"], item["values"], strict=True))
+
+
+def _values(found: Mapping[str, Any]) -> Values:
+    values: Values = collections.defaultdict(dict)
+    for item in found["means"]:
+        values[item["method"], item["task"]] = _by_seed(item)
+    return values
+
+
+def _task(study: Study, name: str) -> Task:
+    return next(task for task in study.tasks if task.name == name)
 
 
 def _split(found: Mapping[str, Any], task: str) -> str:
@@ -116,8 +134,7 @@ def _mean(item: Mapping[str, Any]) -> str:
 
 
 def _behind(best: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    ours, theirs = (dict(zip(item["seeds"], item["values"], strict=True)) for item in (other, best))
-    gain = recommending.paired(ours, theirs)
+    gain = recommending.paired(_by_seed(other), _by_seed(best))
     if gain is None:
         return "no seed in common"
     half = gain.half_width

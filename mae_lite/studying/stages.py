@@ -131,9 +131,14 @@ def diverged(stage: Stage) -> bool:
 
 
 def measured(stage: Stage) -> dict[str, Any]:
-    """Return what an evaluation found on the stage's data; empty before it is done."""
+    """Return what an evaluation found: of the finished run, on the data and the split of the stage; empty before."""
+    wanted = {
+        "data": stage.data,
+        "asked": stage.words[stage.words.index("--split") + 1],
+        "step": _json(stage.folder / "status.json").get("step"),
+    }
     found = [_json(path) for path in sorted((stage.folder / "eval").glob("*.json"))]
-    return next((item for item in found if item.get("data") == stage.data), {})
+    return next((item for item in found if "top1" in item and wanted.items() <= item.items()), {})
 
 
 def _evaluation(stage: Stage) -> State:

@@ -125,7 +125,7 @@ def write(wanted: Order, stages: graph.Graph) -> list[str]:
     done = [(analysis, stage) for analysis, stage in stages.analyses if stage.state() == "done"]
     models = {stage.folder: dict(zip(stage.needs, analysis.rows, strict=True)) for analysis, stage in done}
     notes = _notes(wanted.study, stages)
-    shown = compose.compose([*begun, *models], wanted.study.title, notes, names=names, models=models)
+    shown = compose.compose(begun, wanted.study.title, notes, names=names, models=models)
     compared = [results.differences(found, shown.colours)] if found["differences"] else []
     advised = [recommending.table(found["recommended"], shown.colours)] if found["recommended"] else []
     said = results.headline(wanted.study, found)
@@ -138,6 +138,11 @@ def _notes(study: Study, stages: graph.Graph) -> list[str]:
     """Return the study's notes, what was cut, and which run is which row of an analysis."""
     cut = recommending.why_not(study)
     notes = [*([f"{cut} What follows is said of the whole study."] if cut else []), *study.notes]
+    trained = {row.name for row in study.rows if row.pretraining is None}
+    trained &= {name for analysis, _ in stages.analyses for name in analysis.rows}
+    if trained:
+        which = ", ".join(sorted(trained))
+        notes.append(f"In the analyses, the encoder of {which} is the trained classifier's: it has no pre-training.")
     for analysis, stage in stages.analyses:
         if stage.state() == "done":
             pairs = zip(analysis.rows, stage.needs, strict=True)

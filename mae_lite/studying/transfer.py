@@ -124,7 +124,7 @@ def _unusable(found: Sequence[Cell]) -> dict[str, MaeLiteError]:
     """Open the images of every set with something left to do; return the reason for each that is no good.
 
     Raises:
-        MaeLiteError: when none is good.
+        MaeLiteError: when none is good, and none has been used before.
     """
     waiting = {cell.set.name: cell.set for cell in found if any(one.state() != "done" for one in _stages(cell))}
     failed: dict[str, MaeLiteError] = {}
@@ -133,7 +133,7 @@ def _unusable(found: Sequence[Cell]) -> dict[str, MaeLiteError]:
             _tell(f"{name}: {set_data.check(one)}")
         except MaeLiteError as error:
             failed[name] = error
-    if failed and len(failed) == len(waiting):
+    if failed and len(failed) == len({cell.set.name for cell in found}):
         first: MaeLiteError = next(iter(failed.values()))
         raise first
     for name, reason in failed.items():
