@@ -67,13 +67,25 @@ def importance(name: str, found: Importance, words: str) -> str:
 
 def colours(name: str, share: float) -> str:
     """Say how much of the tokens a picture in three colours can show."""
-    return f"{name}: the three colours hold {_percent(share)} of the variance of the last block's patch tokens."
-
-
-def looking(name: str, first: float, last: float) -> str:
-    """Say which share of the class token's attention goes to patches in the first block and the last."""
     return (
-        f"{name}: {_percent(first)} of the class token's attention goes to patches in the first block, "
+        f"{name}: below each image its patch tokens after the last block; three principal components, as red, green "
+        f"and blue, hold {_percent(share)} of their variance."
+    )
+
+
+def looking(name: str, blocks: Sequence[int], first: float, last: float) -> str:
+    """Say what the rows of a picture are, and which share of the class token's attention goes to patches.
+
+    Args:
+        name: of the model.
+        blocks: shown below the images, from 1.
+        first: share in the first block.
+        last: share in the last.
+    """
+    shown = _listed([str(block) for block in blocks])
+    return (
+        f"{name}: below each image where its class token looks in {'block' if len(blocks) == 1 else 'blocks'} {shown}, "
+        f"the brightest patch most; {_percent(first)} of its attention goes to patches in the first block, "
         f"{_percent(last)} in the last."
     )
 

@@ -146,8 +146,9 @@ def _add_pictures(found: Contents, name: str, observer: Observer) -> None:
     numbers: dict[str, Any] = {"tokens_variance_share": share}
     if maps:
         shares = [block.sum(dim=1).mean().item() for block in maps]
-        rows = [maps[place] for place in sorted({0, len(maps) // 2, len(maps) - 1})]
-        said = sentences.looking(name, shares[0], shares[-1])
+        places = sorted({0, len(maps) // 2, len(maps) - 1})
+        rows = [maps[place] for place in places]
+        said = sentences.looking(name, [place + 1 for place in places], shares[0], shares[-1])
         found.figure(f"class-attention-{name}.png", attention_png(images, rows, observer.analysed.grid), [said])
         numbers["class_attention_on_patches"] = shares
     found.numbers(f"pictures-{name}.json", numbers)

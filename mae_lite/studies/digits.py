@@ -20,6 +20,7 @@ def study(scale: Scale) -> Study:
         "D-MAE": Pretraining(recipe=_recipe("digits-d-mae"), teacher=teacher),
     }
     tuned = recipes.get("digits-finetune")
+    looked = (_BOUND, "scratch", *list(starts)[1:])
     return Study(
         name="digits-smoke" if scale == "smoke" else "digits",
         title="Pre-training on handwritten digits: five ways",
@@ -46,8 +47,8 @@ def study(scale: Scale) -> Study:
         tasks=(Task(name="5 labels per class"),),
         seeds=(0, 1, 2),
         analyses=(
-            Analysis(name="encoders", rows=(_BOUND, "scratch", *list(starts)[1:]), images=400),
-            Analysis(name="blocks", kind="probe", rows=("scratch", *starts)),
+            Analysis(name="encoders", rows=looked, images=400),
+            Analysis(name="blocks", kind="probe", rows=looked),
             Analysis(name="kept", kind="layers", rows=("MoCo-v3", "MAE")),
         ),
         runtime={"workers": 0, "probe_every_epochs": 30.0, "probe_images": 600, "accelerator": "cpu"},

@@ -134,7 +134,7 @@ def measured(stage: Stage) -> dict[str, Any]:
     """Return what an evaluation found: of the finished run, on the data and the split of the stage; empty before."""
     wanted = {
         "data": stage.data,
-        "asked": stage.words[stage.words.index("--split") + 1],
+        "asked": dict(zip(stage.words, stage.words[1:], strict=False)).get("--split"),
         "step": _json(stage.folder / "status.json").get("step"),
     }
     found = [_json(path) for path in sorted((stage.folder / "eval").glob("*.json"))]

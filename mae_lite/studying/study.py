@@ -143,11 +143,6 @@ def _notes(study: Study, stages: graph.Graph) -> list[str]:
     if trained:
         which = ", ".join(sorted(trained))
         notes.append(f"In the analyses, the encoder of {which} is the trained classifier's: it has no pre-training.")
-    for analysis, stage in stages.analyses:
-        if stage.state() == "done":
-            pairs = zip(analysis.rows, stage.needs, strict=True)
-            runs = ", ".join(f"{row} ({run})" for row, run in pairs)
-            notes.append(f"Analysis {analysis.name!r}, of {runs}, lies in {stage.folder}.")
     return notes
 
 
