@@ -177,6 +177,9 @@ def study(words: Sequence[str]) -> int:
     from mae_lite.studying import study as studying
 
     value = studies.get(name, options.scale, subject).shorter(options.updates, options.seeds)
+    if options.data is not None and value.data not in (None, options.data):
+        fix = "drop --data; docs/studies.md says how to make a study of your own"
+        raise ConfigError(f"study {value.name!r} brings its own images", found=f"--data {options.data}", fix=fix)
     data = options.data or value.data or ("DATA" if options.dry_run else None)
     order = studying.order(value, data, options.out, options.processes)
     if options.slurm:

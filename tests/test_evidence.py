@@ -297,6 +297,16 @@ def test_drawings_that_copy_copies_are_cut() -> None:
     assert drawings.cleaned(f'{head}<rect transform="translate(1 2) scale(3)" clip-path="url(#c)"/></svg>')[1] == []
 
 
+def test_runs_inside_an_analysis_are_no_rows_of_a_page(tmp_path: Path) -> None:
+    run = stored.run(tmp_path, "mine", recipes.get("digits-scratch"), losses=(), top1=0.5)
+    layers = tmp_path / "layers"
+    stored.run(layers, "keep-all-seed-0", recipes.get("digits-finetune"), losses=(), top1=0.9)
+    stored.write(layers / "layers.json", {"data": "digits", "sentence": "Lower blocks matter."})
+    shown = compose([run, layers])
+    assert [one.run.name for one in shown.details] == ["mine"]
+    assert any("mae-lite layers" in text for text in shown.findings.about)
+
+
 def test_a_start_is_where_it_is_named_before_what_is_called_like_it(tmp_path: Path) -> None:
     """Converted weights beside the runs do not become a run of their name."""
     (tmp_path / "converted" / "mae").mkdir(parents=True)

@@ -301,7 +301,8 @@ def test_seeds_come_in_turn_and_what_most_depends_on_first() -> None:
     def chain(name: str) -> float:
         return seconds[name] + max((chain(item.stage.name) for item in found if name in item.stage.needs), default=0.0)
 
-    places = [(stage.recipe.seed, -chain(stage.name)) for stage in ordered if stage.recipe]
+    looks = ("analyze", "probe", "layers")
+    places = [(s.kind in looks, s.recipe.seed, -chain(s.name)) for s in ordered if s.recipe]
     assert places == sorted(places) and len(places) == len(found)
     assert [stage.recipe.name for stage in ordered[:2] if stage.recipe] == ["digits-mocov3", "digits-mae-wide"]
 
@@ -327,13 +328,15 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["ablation", "mocov3-tiny"], "the recipe to vary: found 'mocov3-tiny'"),
         (["digits", "digits-mae"], "study 'digits' varies no recipe: found 'digits-mae'"),
         (["cifar10"], "study 'cifar10': found no --data, expected its images"),
+        (["cifar10", "--data", "nowhere"], "'nowhere' does not exist"),
+        (["digits", "--data", "photos"], "study 'digits' brings its own images: found --data photos"),
         (["digits", "--scale", "tiny"], "scale: found 'tiny', expected 'smoke', 'cpu' or 'full'"),
         (["digits", "--processes", "0"], "processes: found '0'"),
         (["digits", "--seed", "2"], "unknown field --seed (nearest: 'seeds')"),
     ],
 )
 def test_bad_orders_are_explained(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["study", *words]) == 2
+    assert main(["study", *words]) == (3 if "nowhere" in words else 2)
     text = capsys.readouterr().err
     assert said in text and "Fix:" in text
 

@@ -149,11 +149,15 @@ class Baseline:
 def find(paths: Sequence[Path]) -> list[Path]:
     """Return the run folders among ``paths`` and directly below them, each once, in order.
 
+    Those in an analysis are its own affair: what ``mae-lite layers`` trains stands in its figure.
+
     Raises:
         CheckpointError: when a path holds none, and no analysis; names runs nearby.
     """
     found: list[Path] = []
     for path in paths:
+        if _is_analysis(path) and not _is_run(path):
+            continue
         inner = [path] if _is_run(path) else sorted(p for p in path.glob("*") if _is_run(p))
         if not inner and not find_analyses([path]):
             near = sorted(str(p.parent) for p in path.parent.glob("*/recipe.json"))[:5] if path.parent.is_dir() else []
@@ -170,7 +174,11 @@ def find(paths: Sequence[Path]) -> list[Path]:
 def find_analyses(paths: Sequence[Path]) -> list[Path]:
     """Return the folders of analyses among ``paths`` and directly below them, each once, in order."""
     folders = (folder for path in paths for folder in (path, *sorted(path.glob("*"))))
-    return list(dict.fromkeys(one for one in folders if any((one / file).is_file() for file in ANALYSES)))
+    return list(dict.fromkeys(one for one in folders if _is_analysis(one)))
+
+
+def _is_analysis(path: Path) -> bool:
+    return any((path / file).is_file() for file in ANALYSES)
 
 
 def _is_run(path: Path) -> bool:

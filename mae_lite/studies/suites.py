@@ -165,7 +165,7 @@ def get(name: str, sources: Path | None = None, sets: Sequence[str] | None = Non
     if name not in _SUITES:
         raise ConfigError(
             "suite", found=f"{name!r}{nearest(name, _SUITES)}", expected=f"one of {', '.join(_SUITES)}",
-            fix=f"--suite {next(iter(_SUITES))}",
+            fix="choose one of them with --suite",
         )  # fmt: skip
     suite = _SUITES[name]
     if sources is not None:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mae_lite import costs
 from mae_lite.studying.graph import Graph
-from mae_lite.studying.stages import Stage, State
+from mae_lite.studying.stages import LOOKS, Stage, State
 from mae_lite.timing.clock import clock
 
 _CHECKPOINTS = 2
@@ -90,8 +90,8 @@ def wall_seconds(found: Sequence[Forecast], processes: int) -> float:
 def in_order(found: Sequence[Forecast]) -> dict[str, Stage]:
     """Return the stages by name in the order to begin them: seed by seed, so that there are numbers to look at early.
 
-    Within a seed those come first that the most time depends on (a stage's own, and that of the longest chain of stages
-    that need it), so that no long one is left over in the end.
+    Looks into encoders come last. Within a seed those come first that the most time depends on (a stage's own, and that
+    of the longest chain of stages that need it), so that no long one is left over in the end.
     """
     own = {item.stage.name: item.seconds for item in found}
     chains = dict(own)
@@ -99,7 +99,9 @@ def in_order(found: Sequence[Forecast]) -> dict[str, Stage]:
         for need in item.stage.needs:
             chains[need] = max(chains[need], own[need] + chains[item.stage.name])
     seeds = {item.stage.name: 0 if item.stage.recipe is None else item.stage.recipe.seed for item in found}
-    ordered = sorted(found, key=lambda item: (seeds[item.stage.name], -chains[item.stage.name]))
+    ordered = sorted(
+        found, key=lambda item: (item.stage.kind in LOOKS, seeds[item.stage.name], -chains[item.stage.name])
+    )
     return {item.stage.name: item.stage for item in ordered}
 
 

@@ -178,11 +178,12 @@ def differences(found: Mapping[str, Any], colours: Mapping[str, str]) -> Table:
     for item in found["differences"]:
         single = Estimate(tuple(item["values"]))
         p, verdict = item["p_value"], {None: "one seed", True: "beyond chance", False: "within chance"}
+        each = "" if p is None else " ".join(f"{value:+.1f}" for value in single.values)
         rows.append([
             Cell(item["method"], item["method"], colours.get(item["method"], "")),
             Cell(item["minus"], item["minus"], colours.get(item["minus"], "")),
             *([Cell(item["task"], item["task"])] if several else []),
-            Cell(single.signed(), single.mean, detail=" ".join(f"{value:+.1f}" for value in single.values)),
+            Cell(single.signed(), single.mean, detail=each),
             Cell("" if p is None else f"{p:.2g}", 2.0 if p is None else p),
             Cell(verdict[item["beyond_chance"]], verdict[item["beyond_chance"]]),
         ])  # fmt: skip

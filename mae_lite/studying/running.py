@@ -21,6 +21,8 @@ from mae_lite.studying.stages import Stage
 from mae_lite.timing.clock import clock
 
 _LAST_LINES = 12
+_BEGUN = "$ mae-lite "
+"""Begins what a log says of one try; the command follows."""
 _POLL_SECONDS = 0.1
 
 
@@ -109,7 +111,7 @@ class Pool:
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[place % len(self._gpus)]
         with (self._logs / f"{stage.name}.log").open("ab") as log:
-            log.write(f"$ {shlex.join(('mae-lite', *stage.words))}\n".encode())
+            log.write(f"{_BEGUN}{shlex.join(stage.words)}\n".encode())
             log.flush()
             # A group of its own: Ctrl-C reaches this process alone, which passes it on once.
             process = subprocess.Popen(
@@ -164,7 +166,8 @@ def command(stage: Stage) -> list[str]:
 def failure(stage: Stage, code: int, log: Path) -> str:
     """Return what to say of a failed stage: its command, and its last lines."""
     ending = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-    lines = log.read_text(encoding="utf-8", errors="backslashreplace").splitlines()[-_LAST_LINES:]
+    tries = log.read_text(encoding="utf-8", errors="backslashreplace").rpartition(_BEGUN)[2]
+    lines = tries.splitlines()[1:][-_LAST_LINES:]
     shown = [
         f"{stage.name} failed ({ending})",
         f"  command  {shlex.join(('mae-lite', *stage.words))}",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mae_lite import files
+from mae_lite.data.sources import Split
 from mae_lite.errors import EXIT_STOPPED, ConfigError, StudyError, plain
 from mae_lite.report import compose, page
 from mae_lite.studies.values import Study
@@ -67,10 +68,12 @@ def run(wanted: Order) -> int:
         0, or 75 when it was stopped by a signal; the same command continues.
 
     Raises:
+        DataError: when images are missing that a stage needs; nothing is trained then.
         StudyError: when stages failed; what does not depend on them is carried out all the same.
         DiskError: when another study is carried out in the same folder.
     """
     begun, stages = time.monotonic(), graph.build(wanted.study, wanted.root, wanted.data)
+    _open_data(stages)
     gpus = running.gpus(wanted.study.runtime)
     processes = wanted.processes or len(gpus) or len(os.sched_getaffinity(0))
     files.make_folder(wanted.root)
@@ -90,6 +93,16 @@ def run(wanted: Order) -> int:
     _check(wanted, outcome)
     print(f"({time.monotonic() - begun:.0f} s)")
     return 0
+
+
+def _open_data(stages: graph.Graph) -> None:
+    """Open the images of all that is left to do, once: else every stage would say anew that they are missing."""
+    from mae_lite.data.opening import open_source
+
+    splits: dict[str, Split] = {"pretrain": "train", "finetune": "train", "evaluate": "test"}
+    waiting = [stage for stage in stages.stages.values() if stage.kind in splits and stage.state() != "done"]
+    for data, split in dict.fromkeys((stage.data, splits[stage.kind]) for stage in waiting):
+        open_source(data, split)
 
 
 def only_report(wanted: Order) -> list[str]:
