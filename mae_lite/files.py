@@ -92,10 +92,9 @@ def _advice(number: int | None, path: Path) -> str:
         return f"free space or quota ({shutil.disk_usage(existing).free / 1e6:,.0f} MB are free there) and run it again"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "choose a folder you may write to, with --out FOLDER"
-    if number == errno.EISDIR:
-        return "a folder is where the file should be: choose another name with --out"
-    if number in (errno.EEXIST, errno.ENOTDIR):
-        return "a file is where a folder should be: choose another folder with --out FOLDER"
+    if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        found, wanted = ("a folder", "a file") if number == errno.EISDIR else ("a file", "a folder")
+        return f"{found} is where {wanted} should be: choose another place with --out"
     return "check the disk and run the same command again"
 
 
