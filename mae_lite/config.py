@@ -744,13 +744,6 @@ def _check_swin(recipe: Recipe) -> None:
 
 def _check_kept(recipe: Recipe, method: Supervised) -> None:
     """Refuse a number of blocks to keep of weights that are not there, or of an encoder that is no row of blocks."""
-    if recipe.image_fraction is not None:
-        raise ConfigError(
-            "image_fraction is not read where labels are",
-            found=f"{recipe.image_fraction:g}",
-            expected="None",
-            fix="use --label-fraction, which takes a share of each class",
-        )
     if method.keep_blocks is None:
         return
     side, count = method.keep_blocks
@@ -891,6 +884,17 @@ def check_labels(per_class: int | None, fraction: float | None) -> None:
         )
 
 
+def _check_labelled(recipe: Recipe) -> None:
+    """Refuse a share of the images that a classifier would not read."""
+    if recipe.image_fraction is not None:
+        raise ConfigError(
+            "image_fraction is not read where labels are",
+            found=f"{recipe.image_fraction:g}",
+            expected="None",
+            fix="use --label-fraction, which takes a share of each class",
+        )
+
+
 def _check_unread(recipe: Recipe, name_of_method: str) -> None:
     """Refuse settings that pre-training would not read."""
     for name, value, unset, fix in (
@@ -1019,6 +1023,7 @@ class Recipe(Config):
         if (name := _PRETRAINING.get(self.method.kind)) is not None:
             _check_unread(self, name)
         if isinstance(self.method, Supervised):
+            _check_labelled(self)
             _check_kept(self, self.method)
         if isinstance(self.method, DistilledMAE):
             _check_blocks(self.method, self.plain_encoder.depth)

@@ -214,7 +214,7 @@ def table(found: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Tab
             Cell(f"{item['gflops'] / 1e3:,.3g}", item["gflops"]),
         ])  # fmt: skip
     header = ["data", "training images", "labels per class", "advice", "top-1, %", "points over scratch",
-              "the best, and what is within chance of it", "TFLOP"]  # fmt: skip
+              "near the best", "TFLOP"]  # fmt: skip
     caption = (
         f"Of the best and what is at most {CLOSE:g} point behind it, the advice is what costs least arithmetic, with "
         "its pre-training and that one's teacher. Within chance: the 95 % interval of the difference to the best, "
