@@ -96,6 +96,7 @@ def searched(study: Study, names: Sequence[str], task: str | None) -> tuple[Stud
         "tasks": (chosen.model_copy(update={"changes": {**chosen.changes, "validation_fraction": VALIDATION}}),),
         "seeds": study.seeds[:1],
         "analyses": (),
+        "claims": (),
         "against": None,
         "runtime": {**study.runtime, "validate_every_epochs": 1e9},
     }

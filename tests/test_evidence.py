@@ -284,7 +284,7 @@ def part_of(name: str, numbers: dict[str, list[float]]) -> Study:
         for row in known.rows
         if row.name in numbers
     ]
-    return known.model_copy(update={"rows": tuple(rows), "seeds": known.seeds[:most], "analyses": ()})
+    return known.model_copy(update={"rows": tuple(rows), "seeds": known.seeds[:most], "analyses": (), "claims": ()})
 
 
 def test_drawings_that_copy_copies_are_cut() -> None:

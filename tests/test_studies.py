@@ -94,7 +94,7 @@ def test_analyses_of_each_kind_are_commands_of_their_own(tmp_path: Path) -> None
         Analysis(name="b", kind="probe", rows=("scratch", "MAE")),
         Analysis(name="c", kind="layers", rows=("MAE", "D-MAE")),
     )
-    study = Study.model_validate(dict(known) | {"analyses": looks})
+    study = Study.model_validate(dict(known) | {"analyses": looks, "claims": ()})
     made = graph_of(study, tmp_path)
     assert [(one.kind, one.rows) for one, _ in made.analyses] == [
         ("analyze", ("scratch", "MAE")),
@@ -114,7 +114,9 @@ def test_analyses_of_each_kind_are_commands_of_their_own(tmp_path: Path) -> None
         assert stage.state() == "done"
     for rows, found in ((("nobody",), "row 'nobody'"), (("scratch",), "starts from random weights")):
         with pytest.raises(ConfigError, match=f"(?s)analysis 'c' of study 'digits'.*{found}"):
-            Study.model_validate(dict(known) | {"analyses": (looks[2].model_copy(update={"rows": rows}),)})
+            Study.model_validate(
+                dict(known) | {"claims": (), "analyses": (looks[2].model_copy(update={"rows": rows}),)}
+            )
 
 
 def test_folders_follow_all_that_decides_a_result() -> None:

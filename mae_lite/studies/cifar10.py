@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mae_lite import recipes
 from mae_lite.config import Recipe, Supervised
-from mae_lite.studies.values import Analysis, Pretraining, Row, Scale, Study, Task
+from mae_lite.studies.claimed import claim, looks
+from mae_lite.studies.values import Analysis, Claim, Pretraining, Row, Scale, Study, Task
 
 _BATCH = 128
 """Of everything that is not done at full scale."""
@@ -41,7 +43,17 @@ def study(scale: Scale) -> Study:
     """Return the study of all ten classes; docs/studies.md says what the scales are."""
     data = _Data(50_000, 10_000, 10, None)
     rows = (_scratch(scale), *_pretrained(scale))
-    return _study("cifar10", "Pre-training on CIFAR-10", scale, data, rows, _tasks(scale, data), ())
+    made = _study("cifar10", "Pre-training on CIFAR-10", scale, data, rows, _tasks(scale, data), ())
+    few = made.tasks[-1].name
+    claims = (
+        claim("With enough labels, MAE is ahead of training from scratch.", "MAE", "scratch"),
+        claim("With enough labels, MAE is ahead of MoCo-v3.", "MAE", "MoCo-v3"),
+        *looks("MAE", "MoCo-v3", made.analyses),
+        claim("Distilling the teacher's last attention improves the higher layers.", "D-MAE", "MAE", kind="similarity"),
+        claim("Distillation helps where labels are enough.", "D-MAE", "MAE"),
+        claim("Distillation helps where labels are scarce.", "D-MAE", "MAE", task=few),
+    )
+    return _with_claims(made, claims)
 
 
 def scarce(scale: Scale) -> Study:
@@ -63,7 +75,18 @@ def scarce(scale: Scale) -> Study:
     )
     made = _study("cifar10-scarce", "From six classes of CIFAR-10 to the other four", scale, data, rows,
                   _tasks(scale, data), notes)  # fmt: skip
-    return made.model_copy(update={"part": "pretrain", "images": 30_000})
+    few = made.tasks[-1].name
+    claims = (
+        claim("Where labels are scarce, supervised pre-training is ahead of MAE.", "supervised", "MAE", task=few),
+        claim("Where labels are scarce, it is ahead of MoCo-v3.", "supervised", "MoCo-v3", task=few),
+        *looks("MAE", "MoCo-v3", made.analyses),
+        claim("Distillation helps where labels are scarce.", "D-MAE", "MAE", task=few),
+    )
+    return _with_claims(made.model_copy(update={"part": "pretrain", "images": 30_000}), claims)
+
+
+def _with_claims(study: Study, claims: tuple[Claim, ...]) -> Study:
+    return Study.model_validate({**dict(study), "claims": claims})
 
 
 def _study(
@@ -80,15 +103,18 @@ def _study(
         rows=rows,
         tasks=tasks,
         seeds=(0,) if scale == "smoke" else (0, 1, 2),
-        analyses=(
-            Analysis(name="layers", rows=tuple(row.name for row in rows), images=100 if scale == "smoke" else 1000),
-            *_KEPT[scale],
-        ),
+        analyses=(_looked_at(scale, [row.name for row in rows]), *_KEPT[scale]),
         runtime={} if scale == "full" else {"workers": 0},
         gflops_per_second=10_000.0 if scale == "full" else 30.0,
         hardware="one GPU" if scale == "full" else "one CPU core",
         updates=10 if scale == "smoke" else None,
     )
+
+
+def _looked_at(scale: Scale, rows: Sequence[str]) -> Analysis:
+    """Return the analysis of all encoders: beside a supervised one, which comes first, with every seed."""
+    ordered = sorted(rows, key=lambda name: name != "supervised")
+    return Analysis(name="layers", rows=tuple(ordered), images=100 if scale == "smoke" else 1000, seeds=3)
 
 
 def _scratch(scale: Scale) -> Row:

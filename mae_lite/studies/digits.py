@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from mae_lite import recipes
 from mae_lite.config import Recipe
+from mae_lite.studies.claimed import claim, looks
 from mae_lite.studies.values import Analysis, Pretraining, Row, Scale, Study, Task, few_updates
 
 _IMAGES, _UPDATES = 1346, 1000
 _BOUND = "supervised"
+_CLAIMS = (
+    claim("MAE is ahead of training from scratch.", "MAE", "scratch"),
+    claim("MAE is ahead of MoCo-v3.", "MAE", "MoCo-v3"),
+    claim("Where labels are scarce, supervised pre-training is ahead of MAE.", _BOUND, "MAE"),
+    claim("Where labels are scarce, distillation helps.", "D-MAE", "MAE"),
+)
 
 
 def study(scale: Scale) -> Study:
@@ -21,6 +28,11 @@ def study(scale: Scale) -> Study:
     }
     tuned = recipes.get("digits-finetune")
     looked = (_BOUND, "scratch", *list(starts)[1:])
+    analyses = (
+        Analysis(name="encoders", rows=looked, images=400),
+        Analysis(name="blocks", kind="probe", rows=looked),
+        Analysis(name="kept", kind="layers", rows=("MoCo-v3", "MAE")),
+    )
     return Study(
         name="digits-smoke" if scale == "smoke" else "digits",
         title="Pre-training on handwritten digits: five ways",
@@ -46,11 +58,8 @@ def study(scale: Scale) -> Study:
         ),
         tasks=(Task(name="5 labels per class"),),
         seeds=(0, 1, 2),
-        analyses=(
-            Analysis(name="encoders", rows=looked, images=400),
-            Analysis(name="blocks", kind="probe", rows=looked),
-            Analysis(name="kept", kind="layers", rows=("MoCo-v3", "MAE")),
-        ),
+        analyses=analyses,
+        claims=(*_CLAIMS, *looks("MAE", "MoCo-v3", analyses)),
         runtime={"workers": 0, "probe_every_epochs": 30.0, "probe_images": 600, "accelerator": "cpu"},
         gflops_per_second=40.0,
         hardware="one CPU core",

@@ -64,7 +64,24 @@ class Analysis(Config):
     images: int = Field(1000, ge=10)
     """How many images are looked at by analyze."""
     seeds: int | None = Field(None, ge=1)
-    """Fine-tunings of layers at each point; None takes all seeds of the study."""
+    """The study's first so many seeds; None is one for analyze and probe, and all for layers. The page shows analyze
+    and probe of the first; of the others, claims take the numbers."""
+
+
+class Claim(Config):
+    """What a source says of some rows, and the one number that is above zero where it is so."""
+
+    says: str
+    """A sentence."""
+    kind: Literal["accuracy", "kept", "similarity", "entropy"]
+    """What of ``row`` is compared with that of ``over``, seed by seed. accuracy: on ``task``, in points. kept: with the
+    first half of its blocks kept, compared with the last half of the same row's, in points. similarity: CKA of its last
+    block and that of the analysis' first row. entropy: of its last block's attention, in nats."""
+    row: str
+    over: str | None = None
+    """None for kept alone."""
+    task: str | None = None
+    """None is the study's first; likewise the first analysis whose kind has the numbers."""
 
 
 class Study(Config):
@@ -91,6 +108,7 @@ class Study(Config):
     against: str | None = None
     """Row that the others are compared with, seed by seed; None compares every two."""
     analyses: tuple[Analysis, ...] = ()
+    claims: tuple[Claim, ...] = ()
     runtime: dict[str, Any] = Field(default_factory=dict)
     """How its trainings are carried out, as fields of ``config.Runtime``; nothing that decides a result."""
     gflops_per_second: float = Field(gt=0.0)
@@ -140,7 +158,29 @@ class Study(Config):
                         expected=f"rows among {', '.join(known)}",
                         fix="name others in Analysis(rows=...)",
                     )
+        for claim in self.claims:
+            self._check_claim(claim)
         return self
+
+    def _check_claim(self, claim: Claim) -> None:
+        looked = self.looked_at(claim)
+        known = [row.name for row in self.rows] if claim.kind == "accuracy" else looked.rows if looked else []
+        named = [claim.row] if claim.kind == "kept" else [claim.row, str(claim.over)]
+        wrong = [f"row {name!r}" for name in named if name not in known]
+        if claim.task not in (None, *(task.name for task in self.tasks)):
+            wrong.append(f"task {claim.task!r}")
+        if wrong:
+            raise ConfigError(
+                f"claim {claim.says!r} of study {self.name!r}",
+                found=wrong[0],
+                expected=f"rows among {', '.join(known) or 'those of an analysis'}, and a task of the study",
+                fix="name others in Claim(...)",
+            )
+
+    def looked_at(self, claim: Claim) -> Analysis | None:
+        """Return the analysis that has the numbers of a claim; None for one on accuracy, or where there is none."""
+        kind = {"kept": "layers", "similarity": "analyze", "entropy": "analyze"}.get(claim.kind)
+        return next((one for one in self.analyses if one.kind == kind), None)
 
     def _cut(self, recipe: Recipe, task: Task | None = None) -> Recipe:
         return recipe if self.updates is None else few_updates(recipe, self.updates, self.trained_on(recipe, task))

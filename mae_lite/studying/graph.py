@@ -35,6 +35,8 @@ class Graph:
     cells: list[Cell] = field(default_factory=list)
     analyses: list[tuple[Analysis, Stage]] = field(default_factory=list)
     """An analysis that has a stage for each row is here once for each, with that row alone."""
+    repeated: list[tuple[Analysis, int, Stage]] = field(default_factory=list)
+    """Analyses of rows at other seeds than the first, which only claims need: with the rows that have the seed."""
 
     def levels(self) -> list[list[Stage]]:
         """Return the stages in rounds: those of a round need stages of earlier rounds only."""
@@ -83,7 +85,14 @@ class _Builder:
         for analysis in self._study.analyses:
             found = {name: encoders[name, first] for name in analysis.rows}
             self._graph.analyses += self._look(analysis, found)
+            self._repeat(analysis, encoders)
         return self._graph
+
+    def _repeat(self, analysis: Analysis, encoders: Mapping[tuple[str, int], Stage]) -> None:
+        for seed in self._study.seeds[1 : analysis.seeds or 1] if analysis.kind != "layers" else ():
+            found = {name: encoders[name, seed] for name in analysis.rows if (name, seed) in encoders}
+            one = analysis.model_copy(update={"rows": tuple(found)})
+            self._graph.repeated += [(one, seed, stage) for one, stage in self._look(one, found)]
 
     def _pretrain(self, wanted: Pretraining, seed: int) -> Stage:
         teacher = None if wanted.teacher is None else self._pretrain(wanted.teacher, self._study.seeds[0])

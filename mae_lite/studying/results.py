@@ -11,7 +11,7 @@ from mae_lite.report import read
 from mae_lite.report.groups import Estimate
 from mae_lite.report.tables import Cell, Table
 from mae_lite.studies.values import Study, Task
-from mae_lite.studying import recommending
+from mae_lite.studying import claims, recommending
 from mae_lite.studying.graph import Graph
 
 Values: TypeAlias = dict[tuple[str, str], dict[int, float]]
@@ -22,8 +22,9 @@ def table(study: Study, graph: Graph, data: str) -> dict[str, Any]:
     """Return what ``table.json`` holds; numbers that are not there yet are left out.
 
     ``means`` and ``differences`` have half of a 95 % interval over seeds (Student's t; None for one seed). Differences
-    are paired by seed, and those of rows that share a seed in all. ``recommended`` has an advice for each task, unless
-    the study was cut.
+    are paired by seed, and those of rows that share a seed in all. ``recommended`` has an advice for each task, and
+    ``claims`` what a source says beside what was measured (see :mod:`~mae_lite.studying.claims`), unless the study was
+    cut.
     """
     numbers: list[dict[str, Any]] = []
     values = _empty(study)
@@ -54,6 +55,7 @@ def table(study: Study, graph: Graph, data: str) -> dict[str, Any]:
         "means": means,
         "differences": list(_differences(study, values)),
         "recommended": recommending.recommended(study, graph, data, values),
+        "claims": claims.measured(study, graph, values),
     }
 
 
@@ -160,6 +162,7 @@ def as_text(found: Mapping[str, Any]) -> str:
             lines += ["", f"{task}: difference in points, paired by seed", *_paired(found, task)]
         lines.append("")
     lines += [recommending.in_words(item) for item in found["recommended"]]
+    lines += ["", *claims.as_text(found["claims"])]
     return "\n".join(lines).rstrip()
 
 

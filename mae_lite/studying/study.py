@@ -15,7 +15,7 @@ from mae_lite.data.sources import Split
 from mae_lite.errors import EXIT_STOPPED, ConfigError, StudyError, plain
 from mae_lite.report import compose, page
 from mae_lite.studies.values import Study
-from mae_lite.studying import forecast, graph, recommending, results, running, slurm
+from mae_lite.studying import claims, forecast, graph, recommending, results, running, slurm
 from mae_lite.studying.running import Outcome, Pool
 from mae_lite.timing.clock import clock
 
@@ -141,9 +141,11 @@ def write(wanted: Order, stages: graph.Graph) -> list[str]:
     shown = compose.compose(begun, wanted.study.title, notes, names=names, models=models)
     compared = [results.differences(found, shown.colours)] if found["differences"] else []
     advised = [recommending.table(found["recommended"], shown.colours)] if found["recommended"] else []
+    claimed = [claims.table(found["claims"])] if found["claims"] else []
     said = results.headline(wanted.study, found)
     path = wanted.folder / "report.html"
-    page.write(dataclasses.replace(shown, headline=said, tables=[*shown.tables, *compared, *advised]), path)
+    added = [*compared, *claimed, *advised]
+    page.write(dataclasses.replace(shown, headline=said, tables=[*shown.tables, *added]), path)
     return [*lines, f"The page: {path}"]
 
 
