@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What is to be measured on a GPU, the most important first; each entry takes less than 8 minutes and leaves
-# benchmarks/results/gpu_NAME.json. Run it again: what has been measured on this device with these sources is skipped.
+# benchmarks/results/gpu_NAME.json; the last, a study of many hours, goes on where it was cut short. Run it again: what has been measured on this device with these sources is skipped.
 #
 #     benchmarks/gpu_queue.sh [--device cpu --tiny] [--out FOLDER] [--date DATE]
 #
@@ -26,6 +26,7 @@ ENTRIES=(
   "end_to_end|benchmarks/gpu_end_to_end.py"
   "cifar_mae|benchmarks/gpu_cifar.py mae"
   "cifar_scratch|benchmarks/gpu_cifar.py scratch"
+  "cifar10_study|benchmarks/gpu_study.py"
 )
 
 done=() skipped=() failed=()

@@ -141,6 +141,26 @@ def test_cifar(side: str, runs: list[str], tmp_path: Path, monkeypatch: pytest.M
     assert rows[-1]["test_images"] == 40
 
 
+def test_study_tells_first_what_pre_training_gains(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mae_lite import studies
+
+    benchmark, study = module("gpu_study", monkeypatch), studies.get("cifar10")
+    made = list(benchmark.parts(study))
+    assert [len(part.rows) for part in made] == [2, 3, 4, 6] and made[-1] == study
+    assert all(row in study.rows for part in made for row in part.rows)
+
+
+@pytest.mark.slow
+def test_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(tmp_path / "data" / "cifar10", images=1000)
+    monkeypatch.setenv("DATA", str(tmp_path / "data"))
+    benchmark = module("gpu_study", monkeypatch)
+    assert benchmark.main([*TINY, "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]) == 0
+    (number,) = facts(tmp_path, "cifar10_study")["numbers"]
+    assert number["method"] == "scratch" and number["split"] == "test" and 0 <= number["top1_percent"] <= 100
+    assert str(tmp_path / "runs") not in (tmp_path / "gpu_cifar10_study.json").read_text().split('"results"')[1]
+
+
 @pytest.mark.usefixtures("no_data")
 def test_cifar_without_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
