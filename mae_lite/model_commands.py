@@ -17,11 +17,10 @@ from mae_lite.cli_options import (
     LayersRequest,
     ProbeOptions,
     ReportOptions,
-    StudyOptions,
-    TransferOptions,
     WatchOptions,
 )
 from mae_lite.cli_words import flags_of, options_from, positional, run_folders, several
+from mae_lite.compare_options import StudyOptions, TransferOptions
 from mae_lite.errors import EXIT_STOPPED, ConfigError, MaeLiteError, plain
 
 
