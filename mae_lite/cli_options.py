@@ -176,6 +176,27 @@ class EmbedOptions(EmbedSettings):
     """File to write: a table .parquet, or an array .npy with a list .csv beside it."""
 
 
+class PredictOptions(config.Config):
+    """Options of ``mae-lite predict``."""
+
+    top: int = Field(3, ge=1)
+    """Classes to name for each image, the most probable first."""
+    split: Literal["train", "val", "test"] | None = None
+    """Part of a folder or data set that has several; None takes all of a folder, and test of a data set."""
+    heads: int | None = Field(None, ge=1)
+    """Attention heads of weights that do not say and whose width does not tell."""
+    batch_size: int = Field(64, ge=1)
+    """Images per forward pass."""
+    workers: int = Field(0, ge=0)
+    """Processes that read images."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """Whether the exit code is 3 or 0 when an image cannot be read; all others are predicted either way."""
+    out: str | None = None
+    """File to write instead of a table: .csv or .json."""
+    json_output: bool = False
+    """Print JSON instead of a table (also --json)."""
+
+
 class LayersRequest(config.Request):
     """A fine-tuning, and how often ``mae-lite layers`` repeats it with a part of the pre-trained blocks."""
 

@@ -32,7 +32,7 @@ LAYERS = (
     (("engine",),),
     (("evaluation",),),
     (
-        ("inputs", "checking", "converting", "preparing", "analysis", "processes"),
+        ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
         ("loading", "probing", "frozen"),
         ("training",),
         ("timing",),
