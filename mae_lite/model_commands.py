@@ -51,7 +51,7 @@ def predict(words: Sequence[str]) -> int:
     usage = "mae-lite predict MODEL IMAGES... [--top 3] [--split test] [--out FILE.csv] [--json] [--FIELD VALUE ...]"
     example = "mae-lite predict runs/NAME photos"
     model, rest = positional(words, "the model", usage, example)
-    images, flags = several(rest, "the images", usage, example)
+    images, flags = several(rest, "a file or folder of images", usage, example)
     options = options_from(flags, PredictOptions, "mae-lite predict MODEL IMAGES...", {})
     from mae_lite.predicting import predict as predicting
     from mae_lite.predicting import writing

@@ -6,6 +6,7 @@ They come from run folders, checkpoint folders, folders of timm, of Hugging Face
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +87,7 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
             f"{source!r} cannot name classes",
             found=f"{found.about} without a classification head",
             expected="a classifier, such as a fine-tuned run",
-            fix=f"fine-tune it first: mae-lite finetune RECIPE --init {source} --data DATA",
+            fix=f"fine-tune it first: mae-lite finetune RECIPE --init {shlex.quote(source)} --data DATA",
         )
     classes = found.classes
     if classes is None:

@@ -69,10 +69,8 @@ def predict(
         NumericsError: while iterating, when the model's scores are not finite.
     """
     classifier: Any = opened(model, heads)
-    if isinstance(images, str | Path):
-        images = [images]
-    named_ones = isinstance(images, list | tuple)
-    source: Any = images_of([str(word) for word in images], split) if named_ones else images
+    words = [images] if isinstance(images, str | Path) else images
+    source = images_of([str(word) for word in words], split) if isinstance(words, list | tuple) else words
     return answers(classifier, source, top=top, batch_size=batch_size, workers=workers)
 
 
