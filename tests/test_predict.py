@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
 import os
-import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -228,7 +228,7 @@ def test_models_are_plain_modules(finished: dict[str, Path]) -> None:
         assert not model.training
         assert model.transform(colour(1)).shape == (channels, side, side)
         assert not [name for name in model.state_dict() if "transform" in name or "classes" in name]
-    again: Any = pickle.loads(pickle.dumps(classifier.transform))
+    again: Any = copy.deepcopy(classifier.transform)
     assert torch.equal(again(colour(1)), classifier.transform(colour(1)))
     assert "short side 18 px" in repr(classifier.transform)
     assert encoder.forward_features(encoder.transform(colour(1)).unsqueeze(0)).shape == (1, 5, 16)
@@ -241,6 +241,8 @@ def test_a_loaded_classifier_is_left_as_it_was(finished: dict[str, Path], photos
     assert classifier.training and first == predicted(finished["colour"], photos)[0]
     with pytest.raises(ConfigError, match="Linear does not say"):
         mae_lite.predict(torch.nn.Linear(1, 1), photos)
+    with pytest.raises(ConfigError, match="heads is not read here"):
+        mae_lite.predict(classifier, photos, heads=2)
 
 
 def test_preparing_takes_whatever_the_guard_does(tmp_path: Path) -> None:
@@ -370,6 +372,8 @@ def test_data_sets_and_their_parts(finished: dict[str, Path], photos: Path) -> N
         predicted(model, photos / "a.png", split="val")
     with pytest.raises(DataError, match="has no val images"):
         predicted(model, labelled, split="val")
+    with pytest.raises(ConfigError, match="split is not read here"):
+        mae_lite.predict(model, Objects([colour(1)]), split="test")
     (found,) = mae_lite.predict(model, Objects([colour(1)]))
     assert found.image == "list object item 0" and len(found.classes) == 3
 

@@ -68,8 +68,14 @@ def predict(
         DataError: when no image is there.
         NumericsError: while iterating, when the model's scores are not finite.
     """
-    classifier: Any = opened(model, heads)
     words = [images] if isinstance(images, str | Path) else images
+    for name, unread in (
+        ("heads", heads is not None and isinstance(model, nn.Module)),
+        ("split", split is not None and not isinstance(words, list | tuple)),
+    ):
+        if unread:
+            raise ConfigError(f"{name} is not read here", found="it beside what is loaded already", fix=f"drop {name}")
+    classifier: Any = opened(model, heads)
     source = images_of([str(word) for word in words], split) if isinstance(words, list | tuple) else words
     return answers(classifier, source, top=top, batch_size=batch_size, workers=workers)
 
