@@ -21,7 +21,9 @@ _WHERE = {
     "probe": ("mae_lite.frozen.probe", "probe"),
     "embed": ("mae_lite.frozen.embed", "embed"),
     "evaluate": ("mae_lite.evaluation.classifier", "evaluate_run"),
-    "load_encoder": ("mae_lite.evaluation.load", "load_encoder"),
+    "predict": ("mae_lite.predicting.predict", "predict"),
+    "load_encoder": ("mae_lite.predicting.models", "load_encoder"),
+    "load_classifier": ("mae_lite.predicting.models", "load_classifier"),
     "load_run": ("mae_lite.evaluation.load", "load_run"),
 }
 __all__ = ["__version__", *_WHERE]

@@ -44,7 +44,7 @@ def positional(words: Sequence[str], name: str, usage: str, example: str) -> tup
     Raises:
         ConfigError: when it is missing; ``example`` shows the way.
     """
-    if words and not words[0].startswith("-"):
+    if words and not _is_flag(words[0]):
         return words[0], list(words[1:])
     if any(word in ("-h", "--help") for word in words):
         print(f"usage: {usage}")
@@ -59,8 +59,12 @@ def several(words: Sequence[str], name: str, usage: str, example: str) -> tuple[
         ConfigError: when there is none; ``example`` shows the way.
     """
     first, rest = positional(words, name, usage, example)
-    count = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+    count = next((place for place, word in enumerate(rest) if _is_flag(word)), len(rest))
     return [first, *rest[:count]], flags_of(rest[count:])
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and word != "-"  # alone it means standard input
 
 
 def flags_of(words: Sequence[str]) -> list[str]:

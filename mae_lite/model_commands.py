@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mae_lite import config, recipes
@@ -15,14 +16,14 @@ from mae_lite.cli_options import (
     EmbedOptions,
     EvaluateOptions,
     LayersRequest,
+    PredictOptions,
     ProbeOptions,
     ReportOptions,
-    StudyOptions,
-    TransferOptions,
     WatchOptions,
 )
 from mae_lite.cli_words import flags_of, options_from, positional, run_folders, several
-from mae_lite.errors import EXIT_STOPPED, ConfigError, MaeLiteError, plain
+from mae_lite.compare_options import StudyOptions, TransferOptions
+from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, MaeLiteError, plain
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -43,6 +44,45 @@ def evaluate(words: Sequence[str]) -> int:
     )
     print(json.dumps(result, indent=2) if options.json_output else classifier.as_text(result))
     return 0
+
+
+def predict(words: Sequence[str]) -> int:
+    """Name the most probable classes of images: mae-lite predict MODEL IMAGES... [--top 3] [--out FILE.csv]."""
+    usage = "mae-lite predict MODEL IMAGES... [--top 3] [--split test] [--out FILE.csv] [--json] [--FIELD VALUE ...]"
+    example = "mae-lite predict runs/NAME photos"
+    model, rest = positional(words, "the model", usage, example)
+    images, flags = several(rest, "a file or folder of images", usage, example)
+    options = options_from(flags, PredictOptions, "mae-lite predict MODEL IMAGES...", {})
+    from mae_lite.predicting import predict as predicting
+    from mae_lite.predicting import writing
+
+    out = None if options.out is None else Path(options.out)
+    if out is not None:
+        writing.check_place(out)
+    classifier = predicting.opened(model, options.heads)
+    source = predicting.images_of(images, options.split, _lines())
+    settings = options.model_dump(include={"top", "batch_size", "workers"})
+    found = predicting.answers(classifier, source, **settings)
+    if out is None and not options.json_output:
+        columns, bad = writing.Columns(source, classifier.classes), 0
+        for item in found:  # a line at a time, for many images take long
+            print(writing.as_line(item, columns), flush=True)
+            bad += bool(item.error)
+    else:
+        kept = list(found)
+        bad = sum(bool(item.error) for item in kept)
+        if out is not None:
+            writing.write(out, model, kept)
+        values = writing.as_values(model, kept)
+        print(json.dumps(values, indent=2) if options.json_output else plain(f"{len(kept):,} images: {out}"))
+    if bad:
+        print(f"{bad:,} of {len(source):,} images could not be read", file=sys.stderr)
+    return DataError.exit_code if bad and options.on_bad == "fail" else 0
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of standard input, which are read only when asked for; a path may be of any bytes."""
+    yield from map(os.fsdecode, sys.stdin.buffer)
 
 
 def convert(words: Sequence[str]) -> int:

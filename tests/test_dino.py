@@ -23,7 +23,6 @@ from mae_lite.data.transforms import EvalTransform
 from mae_lite.engine.optim import build_optimizer
 from mae_lite.errors import ConfigError
 from mae_lite.evaluation.features import Features, extract
-from mae_lite.evaluation.load import load_encoder
 from mae_lite.evaluation.probes import feature_std, weighted_knn
 from mae_lite.methods.across_ranks import mean_of_all
 from mae_lite.methods.dino import (
@@ -34,6 +33,7 @@ from mae_lite.methods.dino import (
     teacher_temperature_at,
 )
 from mae_lite.models.vit import build_encoder, interpolated_positions, sincos_table
+from mae_lite.predicting.models import load_encoder
 from mae_lite.rundir import read_rows
 from tests import toy
 from tests.test_methods import assert_normal, assert_uniform, pictures

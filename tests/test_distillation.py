@@ -20,13 +20,14 @@ from torch import Tensor
 from mae_lite import config, recipes, rundir, training
 from mae_lite.config import Recipe
 from mae_lite.errors import CheckpointError, ConfigError
-from mae_lite.evaluation.load import load_encoder, load_run
+from mae_lite.evaluation.load import load_run
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods import build, distilled
 from mae_lite.methods.distilled import DistilledAutoencoder, block_inputs
 from mae_lite.methods.mae import embed, patchify
 from mae_lite.methods.teacher import Teacher
 from mae_lite.models.vit import build_encoder
+from mae_lite.predicting.models import load_encoder
 from mae_lite.report import repeat
 from mae_lite.report.read import read
 from mae_lite.rundir import checkpoints, read_rows

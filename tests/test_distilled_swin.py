@@ -15,13 +15,13 @@ from mae_lite import recipes, training
 from mae_lite.cli import main
 from mae_lite.config import Recipe
 from mae_lite.errors import CheckpointError, ConfigError
-from mae_lite.evaluation.load import load_encoder
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods import build
 from mae_lite.methods.distilled_simmim import DistilledPixelRegression, block_inputs
 from mae_lite.methods.mask_tokens import encode_masked, project_masked
 from mae_lite.methods.teacher import Teacher
 from mae_lite.models.encoders import build_encoder
+from mae_lite.predicting.models import load_encoder
 from tests import toy
 from tests.test_distillation import softmax
 from tests.test_masked import mask_of

@@ -27,10 +27,11 @@ from mae_lite.data.opening import open_source
 from mae_lite.errors import CheckpointError, ConfigError, DataError
 from mae_lite.evaluation.accuracy import Accuracy, measure
 from mae_lite.evaluation.classifier import as_text, evaluate_run
-from mae_lite.evaluation.load import load_encoder, load_run
+from mae_lite.evaluation.load import load_run
 from mae_lite.evaluation.preview import reconstruction_png
 from mae_lite.methods import build
 from mae_lite.methods.mae import MaskedAutoencoder, patchify
+from mae_lite.predicting.models import load_encoder
 from mae_lite.probing import pictured
 from tests import toy
 

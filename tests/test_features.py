@@ -18,13 +18,13 @@ from torch import Tensor
 from mae_lite import recipes, training
 from mae_lite.config import FeatureDistillation, Recipe
 from mae_lite.errors import CheckpointError, ConfigError
-from mae_lite.evaluation.load import load_encoder
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods import build, features
 from mae_lite.methods.features import FeatureDistiller, teachers_images, token_distance
 from mae_lite.methods.teacher import Teacher
 from mae_lite.models import weights
 from mae_lite.models.vit import build_encoder
+from mae_lite.predicting.models import load_encoder
 from mae_lite.rundir import read_rows
 from tests import toy
 from tests.test_training import _equal, furthest, losses, tensors, trained

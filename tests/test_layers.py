@@ -32,13 +32,13 @@ LAYERS = (
     (("engine",),),
     (("evaluation",),),
     (
-        ("inputs", "checking", "converting", "preparing", "analysis", "processes"),
+        ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
         ("loading", "probing", "frozen"),
         ("training",),
         ("timing",),
     ),
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
-    (("cli_options", "cli_words"), ("model_commands",), ("commands",), ("cli",), ("__main__",)),
+    (("cli_options", "compare_options", "cli_words"), ("model_commands",), ("commands",), ("cli",), ("__main__",)),
 )
 PLACE = {
     name: (layer, row)
@@ -116,7 +116,8 @@ def test_low_layers_load_without_torch() -> None:
     low = [
         module
         for module in MODULES
-        if PLACE[part(module)][0] <= 1 or part(module) in ("cli", "cli_options", "cli_words", "report")
+        if PLACE[part(module)][0] <= 1
+        or part(module) in ("cli", "cli_options", "compare_options", "cli_words", "report")
     ]
     assert {module: found for module in low if (found := heavy(TREES[module]))} == {}
     assert heavy(ast.parse("if True:\n    import torch.nn")) == ["torch.nn"]

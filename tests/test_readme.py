@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 import shutil
@@ -26,6 +27,7 @@ DATA_PAGE = (ROOT / "docs" / "data.md").read_text()
 WEIGHTS_PAGE = (ROOT / "docs" / "weights.md").read_text()
 ANALYSIS_PAGE = (ROOT / "docs" / "analysis.md").read_text()
 PROBES_PAGE = (ROOT / "docs" / "probes.md").read_text()
+PREDICT_PAGE = (ROOT / "docs" / "predict.md").read_text()
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
 
 
@@ -154,6 +156,21 @@ def test_commands_of_the_probes_page_run(workplace: Path, capsys: pytest.Capture
     names: dict[str, Any] = {}
     exec(compile(block, "probes.md", "exec"), names)  # the page is ours
     assert len(names["features"]) == 1346
+
+
+def test_the_predict_page_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "mae-lite finetune scratch --data labelled --out runs/photos-fine"
+    assert cli.main([*with_override(line), "--epochs", "1", "--warmup-epochs", "0"]) == 0, capsys.readouterr().err
+    lines = [line for block in blocks("bash", PREDICT_PAGE) for line in block.splitlines()]
+    assert len(lines) == 4
+    for line in lines:
+        assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
+    assert (workplace / "runs" / "photos.csv").read_text().startswith("image,class_1,probability_1,class_2,")
+    assert len(json.loads((workplace / "runs" / "test.json").read_text())["images"]) == 16
+    (block,) = blocks("python", PREDICT_PAGE)
+    names: dict[str, Any] = {}
+    exec(compile(block, "predict.md", "exec"), names)  # the page is ours
+    assert names["name"] in ("cat", "dog") and names["tokens"].shape == (1, 5, 192)
 
 
 @pytest.mark.slow

@@ -20,11 +20,12 @@ from mae_lite.data.opening import open_source
 from mae_lite.data.sources import subset
 from mae_lite.engine.optim import build_optimizer
 from mae_lite.errors import CheckpointError, ConfigError
-from mae_lite.evaluation.load import load_encoder, load_initial
+from mae_lite.evaluation.load import load_initial
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.models import plain
 from mae_lite.models.relative import resized_tables
 from mae_lite.models.vit import build_classifier
+from mae_lite.predicting.models import load_encoder
 from mae_lite.rundir import read_rows
 from tests import toy
 from tests.test_training import tensors, trained

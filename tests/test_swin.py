@@ -20,10 +20,10 @@ from mae_lite.engine.optim import parameter_groups
 from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation.classifier import evaluate_run
 from mae_lite.evaluation.features import extract
-from mae_lite.evaluation.load import load_encoder
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods import build
 from mae_lite.models.encoders import build_classifier, build_encoder
+from mae_lite.predicting.models import load_encoder
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
 from tests.test_methods import assert_normal, assert_uniform, pictures

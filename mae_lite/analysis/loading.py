@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,21 +11,16 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
 
 from mae_lite import config, draws
 from mae_lite.errors import CheckpointError, ConfigError, nearest
 from mae_lite.evaluation import incoming
+from mae_lite.evaluation.building import built, is_swin, preparation
 from mae_lite.evaluation.teacher import fetched
 from mae_lite.evaluation.token_teacher import from_timm_folder, timm_settings
-from mae_lite.models import sizes, weights
-from mae_lite.models.relative import has_tables
 from mae_lite.models.taps import oddity
-from mae_lite.models.vit import build_encoder
 
-_log = logging.getLogger(__name__)
 _TIMM = "timm:"
-_NOT_NEEDED = ("head.*", "fc_norm.*")
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,8 @@ def load(source: str, *, heads: int | None = None, random: bool = False, seed: i
             method = incoming.described(Path(source), "a run folder")[1].method.kind
         model, known = _of_weights(source, heads)
     _check(source, model)
-    return Analysed(source, model.eval(), _preparation(source, model, known), method)
+    augmentation = preparation(source, model.patch_embed.proj.in_channels, known)
+    return Analysed(source, model.eval(), augmentation, method)
 
 
 def _check(source: str, model: Any) -> None:
@@ -123,43 +118,12 @@ def _of_timm(source: str, random: bool, seed: int) -> Any:
 
 
 def _of_weights(source: str, heads: int | None) -> tuple[Any, dict[str, Any]]:
-    """Build the encoder whose size the tensors tell, at its own resolution, and load every one of its tensors."""
     found = incoming.read(source)
-    tensors = {name: value.float() for name, value in found.found.tensors.items() if name.startswith("encoder.")}
-    if any(name.startswith("encoder.layers.") for name in tensors):
+    if is_swin(found):
         raise _refused(source, "a Swin transformer, whose tokens are merged and whose attention is local")
-    for note in found.found.notes:
-        _log.warning("%s: %s", source, note)
-    encoder = sizes.encoder_size(tensors, _heads(source, found, tensors, heads), source)
-    own = {name.removeprefix("encoder."): value for name, value in tensors.items()}
-    model: Any = build_encoder(encoder, seed=0, relative_positions=has_tables(own))
-    if "norm.weight" not in own:  # a classifier that averages tokens first: what comes after is its head's
-        model.norm = nn.Identity()
-    weights.load_into(model, own, dropped=_NOT_NEEDED, source=source)
-    if found.eps is not None:
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = found.eps
-    return model, {"mean": found.mean, "std": found.std, "crop_pct": found.crop}
-
-
-def _heads(source: str, found: incoming.Incoming, tensors: dict[str, Tensor], asked: int | None) -> int:
-    token = tensors.get("encoder.cls_token")
-    width = 0 if token is None else token.shape[-1]
     # One number is asked for all models: those that state their own keep it.
-    return sizes.chosen_heads(asked if found.heads is None else None, found.heads, width, source)
-
-
-def _preparation(source: str, model: Any, known: dict[str, Any]) -> config.Augmentation:
-    channels, usual = model.patch_embed.proj.in_channels, config.Augmentation()
-    mean, std = (known.get(name) for name in ("mean", "std"))
-    if not mean or not std or len(mean) != channels or len(std) != channels:
-        same = channels == len(usual.mean)
-        mean, std = (usual.mean, usual.std) if same else ((0.5,) * channels, (0.25,) * channels)
-        _log.warning("%s does not say how its images are normalised; mean %s, deviation %s", source, mean, std)
-    crop = known.get("crop_pct") or usual.eval_crop
-    settings = {"mean": tuple(mean), "std": tuple(std), "eval_crop": crop, "randaugment": None}
-    return config.Augmentation.model_validate(settings)
+    model = built(source, found, heads if found.heads is None else None, head=False)
+    return model, {"mean": found.mean, "std": found.std, "crop_pct": found.crop}
 
 
 def labels_of(sources: Sequence[str]) -> list[str]:

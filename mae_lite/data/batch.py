@@ -45,10 +45,19 @@ def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...],
         The batch on the device, with float32 images.
     """
     images, labels, ids = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.ids))
-    centre, spread = (torch.tensor(values).view(1, -1, 1, 1).to(device, non_blocking=True) for values in (mean, std))
+    local = None if batch.local_images is None else batch.local_images.to(device, non_blocking=True)
+    smaller = None if local is None else normalised(local, mean, std)
+    return Batch(normalised(images, mean, std), labels, ids, batch.bad, smaller)
 
-    def normalised(pixels: Tensor) -> Tensor:
-        return pixels.float().div_(255).sub_(centre).div_(spread)
 
-    local = None if batch.local_images is None else normalised(batch.local_images.to(device, non_blocking=True))
-    return Batch(normalised(images), labels, ids, batch.bad, local)
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Return uint8 pixels [..., C, H, W] as (x / 255 - mean) / std in float32, on their device.
+
+    Args:
+        pixels: of any number of images, or of one.
+        mean: [C] channel means of pixels in 0 to 1.
+        std: [C] channel deviations of pixels in 0 to 1.
+    """
+    shape, device = (-1, 1, 1), pixels.device
+    centre, spread = (torch.tensor(values).view(shape).to(device, non_blocking=True) for values in (mean, std))
+    return pixels.float().div_(255).sub_(centre).div_(spread)

@@ -86,6 +86,16 @@ def open_source(spec: str, split: Split = "train", *, strict: bool = False, allo
     return source
 
 
+def is_data_set(spec: str) -> bool:
+    """Say whether ``spec`` is more than a path of files and folders of images: another kind, or one part of it.
+
+    Raises:
+        ConfigError: when it has a kind, and that is unknown.
+    """
+    request = _parse(spec)
+    return request.kind != "folder" or request.place != spec
+
+
 def own_split(spec: str, train: Source, split: Split, allow_empty: bool = False) -> Source | None:
     """Return the validation or test images that a data set brings itself beside ``train``; None when it has none.
 

@@ -125,7 +125,8 @@ def _hugging_face(known: Incoming, path: Path) -> Incoming:
         decoder_heads=None if decoder is None else int(decoder),
         eps=float(settings.get("layer_norm_eps", 1e-12)),
         pooling="token",
-        classes=_names(list(names.values()) if names else None),
+        # Some writers sort these numbers as words: 0, 1, 10, 2.
+        classes=_names([names[number] for number in sorted(names, key=int)] if names else None),
         **_preparation({"mean": images.get("image_mean"), "std": images.get("image_std")}),
     )
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
 
-import torch
 from torch import Tensor
 
 from mae_lite import config, files, methods, rundir
@@ -67,16 +66,6 @@ def load_method(path: Path) -> LoadedRun:
     method = methods.build(recipe, len(classes or ()))
     weights.load_into(method, incoming.method_tensors(contents), source=f"{path} step {step}")
     return LoadedRun(method.eval(), recipe, classes, record["data"], step)
-
-
-def load_encoder(path: str | Path) -> torch.nn.Module:
-    """Return the encoder or classifier of a run folder as a timm model in eval mode.
-
-    Raises:
-        CheckpointError: when there is no usable checkpoint.
-    """
-    model: torch.nn.Module = load_run(Path(path)).model
-    return model
 
 
 def initial_tensors(

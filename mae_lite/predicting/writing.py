@@ -1,0 +1,103 @@
+"""Predictions for people and for programs: lines of a table, CSV and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mae_lite import files
+from mae_lite.data.bad_files import as_row
+from mae_lite.data.listed import Listed
+from mae_lite.data.sources import Source
+from mae_lite.errors import ConfigError, plain
+from mae_lite.predicting.predict import Prediction
+
+_WIDEST_NAME, _WIDEST_CLASS, _UNKNOWN = 60, 24, 24
+
+
+class Columns:
+    """Widths of a table; a longer name pushes the rest of its line."""
+
+    def __init__(self, source: Source, classes: Sequence[str]) -> None:
+        """Measure the names of the images, where they are known without reading them, and of the classes."""
+        self.name = _UNKNOWN
+        if isinstance(source, Listed):
+            self.name = min(_WIDEST_NAME, max(len(_cell(source.example(row).name)) for row in range(len(source))))
+        self.class_name = min(_WIDEST_CLASS, max(len(_cell(name)) for name in classes))
+
+
+def as_line(found: Prediction, columns: Columns) -> str:
+    """Return a line of a table, without anything that a terminal would obey."""
+    name = f"{_cell(found.image):<{columns.name}}"
+    if found.error:
+        return f"{name}  {_cell(found.error)}"
+    both = zip(found.classes, found.probabilities, strict=True)
+    return name + "".join(f"  {_cell(word):<{columns.class_name}} {100 * share:5.1f} %" for word, share in both)
+
+
+def _cell(text: str) -> str:
+    return plain(text).replace("\n", "\\n")  # a line end in a name would make another line
+
+
+def as_values(model: str, found: Iterable[Prediction]) -> dict[str, Any]:
+    """Return what JSON shows."""
+    images = [
+        {
+            "image": item.image,
+            "predictions": [
+                {"class": word, "probability": share}
+                for word, share in zip(item.classes, item.probabilities, strict=True)
+            ],
+            "error": item.error or None,
+        }
+        for item in found
+    ]
+    unreadable = sum(image["error"] is not None for image in images)
+    return {"model": model, "images": images, "unreadable": unreadable}
+
+
+def _as_csv(model: str, found: Sequence[Prediction]) -> str:  # noqa: ARG001  # a row has no place for the model
+    columns = max(1, *(len(item.classes) for item in found))
+    ranks = [word for rank in range(1, columns + 1) for word in (f"class_{rank}", f"probability_{rank}")]
+    rows = [as_row("image", *ranks, "error")]
+    for item in found:
+        cells: list[str] = []
+        for word, share in zip(item.classes, item.probabilities, strict=True):
+            cells += [word, f"{share:.6g}"]
+        rows.append(as_row(item.image, *cells, *[""] * (2 * columns - len(cells)), item.error))
+    return "\n".join(rows) + "\n"
+
+
+def _as_json(model: str, found: Sequence[Prediction]) -> str:
+    return json.dumps(as_values(model, found), indent=2) + "\n"
+
+
+_FORMATS: dict[str, Callable[[str, Sequence[Prediction]], str]] = {".csv": _as_csv, ".json": _as_json}
+
+
+def check_place(out: Path) -> None:
+    """Refuse a file that is to have no format known here, before any work is done.
+
+    Raises:
+        ConfigError: says which there are.
+    """
+    if out.suffix.lower() not in _FORMATS:
+        raise ConfigError(
+            "--out",
+            found=repr(str(out)),
+            expected=f"a file that ends in {' or '.join(_FORMATS)}",
+            fix=f"--out {out.with_suffix('.csv') if out.name else 'predictions.csv'}",
+        )
+
+
+def write(out: Path, model: str, found: Sequence[Prediction]) -> None:
+    """Write predictions to ``out``, whole or not at all, as its ending says.
+
+    Raises:
+        DiskError: when that is not possible.
+    """
+    text = _FORMATS[out.suffix.lower()](model, found)
+    files.make_folder(out.parent)
+    files.write_text(out, text)
