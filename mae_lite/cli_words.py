@@ -8,8 +8,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mae_lite import overrides
+from mae_lite import config, overrides
 from mae_lite.errors import ConfigError
+
+_ASKED: dict[str, Any] = {"data": "DATA", "out": "OUT", "reading": config.Reading().model_dump()}
+"""What stands in a page of help for fields that have no default."""
 
 
 def options_from(
@@ -28,7 +31,9 @@ def options_from(
 def _help(model: type[BaseModel], prog: str, base: dict[str, Any]) -> None:
     import tyro
 
-    default = model.model_validate({"data": "DATA", **base} if "data" in model.model_fields else base)
+    fields = model.model_fields
+    asked = {name: value for name, value in _ASKED.items() if name in fields and fields[name].is_required()}
+    default = model.model_validate({**asked, **base})
     tyro.cli(
         model,
         prog=prog,
@@ -38,8 +43,17 @@ def _help(model: type[BaseModel], prog: str, base: dict[str, Any]) -> None:
     )
 
 
-def positional(words: Sequence[str], name: str, usage: str, example: str) -> tuple[str, list[str]]:
+def positional(
+    words: Sequence[str], name: str, usage: str, example: str, options: type[BaseModel] | None = None
+) -> tuple[str, list[str]]:
     """Return the first of ``words``, which is no option, and the others.
+
+    Args:
+        words: of the command line.
+        name: what the first of them is.
+        usage: the line that --help prints instead.
+        example: a command, for whom the first word is missing.
+        options: all options of the command, which --help prints below ``usage``.
 
     Raises:
         ConfigError: when it is missing; ``example`` shows the way.
@@ -47,18 +61,25 @@ def positional(words: Sequence[str], name: str, usage: str, example: str) -> tup
     if words and not _is_flag(words[0]):
         return words[0], list(words[1:])
     if any(word in ("-h", "--help") for word in words):
-        print(f"usage: {usage}")
+        print(f"usage: {usage}", flush=True)
+        if options is not None:
+            print()
+            _help(options, " ".join(usage.split()[:2]), {})
         raise SystemExit(0)
     raise ConfigError(f"{name} is missing", fix=example)
 
 
-def several(words: Sequence[str], name: str, usage: str, example: str) -> tuple[list[str], list[str]]:
+def several(
+    words: Sequence[str], name: str, usage: str, example: str, options: type[BaseModel] | None = None
+) -> tuple[list[str], list[str]]:
     """Return the words before the first flag, one at least, and the flags (see :func:`flags_of`).
+
+    The arguments are those of :func:`positional`.
 
     Raises:
         ConfigError: when there is none; ``example`` shows the way.
     """
-    first, rest = positional(words, name, usage, example)
+    first, rest = positional(words, name, usage, example, options)
     count = next((place for place, word in enumerate(rest) if _is_flag(word)), len(rest))
     return [first, *rest[:count]], flags_of(rest[count:])
 
@@ -72,8 +93,8 @@ def flags_of(words: Sequence[str]) -> list[str]:
     return ["--json-output" if word == "--json" else word for word in words]
 
 
-def run_folders(words: Sequence[str], command: str) -> tuple[list[Path], list[str]]:
+def run_folders(words: Sequence[str], command: str, options: type[BaseModel]) -> tuple[list[Path], list[str]]:
     """Return the run folders at the beginning of ``words``, and the flags after them."""
     usage = f"mae-lite {command} RUN... [--FIELD VALUE ...]"
-    folders, rest = several(words, "the run folder", usage, f"mae-lite {command} runs/NAME")
+    folders, rest = several(words, "the run folder", usage, f"mae-lite {command} runs/NAME", options)
     return [Path(folder) for folder in folders], rest

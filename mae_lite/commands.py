@@ -63,6 +63,7 @@ def finetune(words: Sequence[str]) -> int:
 def _train(command: str, words: Sequence[str]) -> int:
     fitting = [name for name in recipes.names() if command in recipes.commands_for(recipes.get(name))]
     usage = f"mae-lite {command} RECIPE --data DATA [--FIELD VALUE ...]\nrecipes: {', '.join(fitting)}"
+    usage += f"\nmae-lite {command} RECIPE --help shows every setting of a recipe, with its value there"
     name, rest = positional(words, "the recipe", usage, f"mae-lite {command} {fitting[0]} --data DATA")
     recipe = recipes.get(name)
     if command not in recipes.commands_for(recipe):
@@ -111,7 +112,7 @@ def _timed(command: str, words: Sequence[str], model: type[overrides.ModelT]) ->
 def check(words: Sequence[str]) -> int:
     """Look at every image of a data set, list the bad ones, preview and advise: mae-lite check DATA."""
     usage = "mae-lite check DATA [--recipe mae-tiny] [--val-data DATA] [--json]"
-    data, rest = positional(words, "the data set", usage, "mae-lite check photos")
+    data, rest = positional(words, "the data set", usage, "mae-lite check photos", CheckOptions)
     options = options_from(flags_of(rest), CheckOptions, usage, {"reading": config.Reading().model_dump()})
     from mae_lite.checking import check as checking
 
@@ -138,8 +139,9 @@ def check(words: Sequence[str]) -> int:
 def prepare(words: Sequence[str]) -> int:
     """Convert a data set once into a pack, which is read many times faster: mae-lite prepare DATA PACK."""
     usage = "mae-lite prepare DATA PACK [--kind jpeg|uint8] [--side N] [--dry-run] [--verify] [--FIELD VALUE ...]"
-    data, rest = positional(words, "the data set", usage, "mae-lite prepare photos photos-pack")
-    folder, rest = positional(rest, "the folder to write", usage, "mae-lite prepare photos photos-pack")
+    example = "mae-lite prepare photos photos-pack"
+    data, rest = positional(words, "the data set", usage, example, PrepareOptions)
+    folder, rest = positional(rest, "the folder to write", usage, example)
     options = options_from(
         rest, PrepareOptions, "mae-lite prepare DATA PACK", {"reading": config.Reading().model_dump()}
     )

@@ -29,7 +29,7 @@ from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, MaeLiteError, 
 def evaluate(words: Sequence[str]) -> int:
     """Measure the exact accuracy of a classifier: mae-lite evaluate RUN [--data DATA]."""
     usage = "mae-lite evaluate RUN [--data DATA] [--split test] [--json-output]"
-    run, rest = positional(words, "the run folder", usage, "mae-lite evaluate runs/NAME")
+    run, rest = positional(words, "the run folder", usage, "mae-lite evaluate runs/NAME", EvaluateOptions)
     options = options_from(rest, EvaluateOptions, "mae-lite evaluate RUN", {})
     from mae_lite.evaluation import classifier
 
@@ -50,7 +50,7 @@ def predict(words: Sequence[str]) -> int:
     """Name the most probable classes of images: mae-lite predict MODEL IMAGES... [--top 3] [--out FILE.csv]."""
     usage = "mae-lite predict MODEL IMAGES... [--top 3] [--split test] [--out FILE.csv] [--json] [--FIELD VALUE ...]"
     example = "mae-lite predict runs/NAME photos"
-    model, rest = positional(words, "the model", usage, example)
+    model, rest = positional(words, "the model", usage, example, PredictOptions)
     images, flags = several(rest, "a file or folder of images", usage, example)
     options = options_from(flags, PredictOptions, "mae-lite predict MODEL IMAGES...", {})
     from mae_lite.predicting import predict as predicting
@@ -89,7 +89,7 @@ def convert(words: Sequence[str]) -> int:
     """Bring weights in from other libraries, or take them out: mae-lite convert IN OUT [--to timm]."""
     usage = "mae-lite convert IN OUT [--to ours|timm|huggingface] [--heads N] [--FIELD VALUE ...]"
     example = "mae-lite convert checkpoint.pth converted"
-    source, rest = positional(words, "the checkpoint", usage, example)
+    source, rest = positional(words, "the checkpoint", usage, example, ConvertOptions)
     out, rest = positional(rest, "the folder to write", usage, example)
     options = options_from(rest, ConvertOptions, "mae-lite convert IN OUT", {})
     from mae_lite import converting
@@ -102,7 +102,7 @@ def convert(words: Sequence[str]) -> int:
 def analyze(words: Sequence[str]) -> int:
     """Look into encoders, layer by layer, with figures: mae-lite analyze MODEL... --data DATA."""
     usage = "mae-lite analyze MODEL... --data DATA [--images 1000] [--out analysis] [--FIELD VALUE ...]"
-    models, flags = several(words, "the model", usage, "mae-lite analyze runs/NAME --data photos")
+    models, flags = several(words, "the model", usage, "mae-lite analyze runs/NAME --data photos", AnalyzeOptions)
     base = {"reading": config.Reading().model_dump()}
     options = options_from(flags, AnalyzeOptions, "mae-lite analyze MODEL...", base)
     from mae_lite.analysis import analyze as analysis
@@ -117,7 +117,7 @@ def analyze(words: Sequence[str]) -> int:
 def probe(words: Sequence[str]) -> int:
     """Measure what frozen features are worth, linear and nearest neighbours: mae-lite probe MODEL... --data DATA."""
     usage = "mae-lite probe MODEL... --data DATA [--labels-per-class N] [--blocks] [--out probe] [--FIELD VALUE ...]"
-    models, flags = several(words, "the model", usage, "mae-lite probe runs/NAME --data labelled")
+    models, flags = several(words, "the model", usage, "mae-lite probe runs/NAME --data labelled", ProbeOptions)
     base = {"reading": config.Reading().model_dump()}
     options = options_from(flags, ProbeOptions, "mae-lite probe MODEL...", base)
     from mae_lite.frozen import probe as probing
@@ -132,7 +132,8 @@ def probe(words: Sequence[str]) -> int:
 def embed(words: Sequence[str]) -> int:
     """Write the features of every image to a file: mae-lite embed MODEL --data DATA --out features.parquet."""
     usage = "mae-lite embed MODEL --data DATA --out features.parquet [--token class] [--blocks] [--FIELD VALUE ...]"
-    model, rest = positional(words, "the model", usage, "mae-lite embed runs/NAME --data photos --out photos.parquet")
+    example = "mae-lite embed runs/NAME --data photos --out photos.parquet"
+    model, rest = positional(words, "the model", usage, example, EmbedOptions)
     base = {"reading": config.Reading().model_dump()}
     options = options_from(rest, EmbedOptions, "mae-lite embed MODEL", {"out": "features.parquet", **base})
     from mae_lite.frozen import embed as embedding
@@ -180,7 +181,7 @@ def layers(words: Sequence[str]) -> int:
 
 def report(words: Sequence[str]) -> int:
     """Write one HTML page about runs and analyses: mae-lite report RUN... [--out report.html]."""
-    runs, rest = run_folders(words, "report")
+    runs, rest = run_folders(words, "report", ReportOptions)
     options = options_from(rest, ReportOptions, "mae-lite report RUN...", {})
     from mae_lite.report import compose, page
 
@@ -193,7 +194,7 @@ def report(words: Sequence[str]) -> int:
 
 def watch(words: Sequence[str]) -> int:
     """Show runs in a browser of this machine while they go on: mae-lite watch RUN... [--port 8123]."""
-    runs, rest = run_folders(words, "watch")
+    runs, rest = run_folders(words, "watch", WatchOptions)
     options = options_from(rest, WatchOptions, "mae-lite watch RUN...", {})
     from mae_lite.report.watch import Watch
 
@@ -210,7 +211,7 @@ def study(words: Sequence[str]) -> int:
 
     usage = "mae-lite study NAME [RECIPE] [--data DATA] [--scale smoke|cpu|full] [--dry-run] [--FIELD VALUE ...]"
     known = f"{usage}\nstudies: {', '.join(studies.names())}; ablation takes the RECIPE that it varies"
-    name, rest = positional(words, "the study", known, "mae-lite study digits")
+    name, rest = positional(words, "the study", known, "mae-lite study digits", StudyOptions)
     subject, rest = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
     options = options_from(rest, StudyOptions, "mae-lite study NAME", {})
     from mae_lite.report.repeat import flags
@@ -239,7 +240,9 @@ def transfer(words: Sequence[str]) -> int:
 
     usage = "mae-lite transfer RUN... [--suite paper] [--sources FILE] [--sets SET ...] [--dry-run] [--FIELD VALUE ...]"
     known = f"{usage}\nsuites: {', '.join(suites.names())}"
-    runs, flags = several(words, "the pre-trained run", known, "mae-lite transfer runs/NAME --suite paper")
+    runs, flags = several(
+        words, "the pre-trained run", known, "mae-lite transfer runs/NAME --suite paper", TransferOptions
+    )
     options = options_from(flags, TransferOptions, "mae-lite transfer RUN...", {})
     sources = None if options.sources is None else Path(options.sources)
     suite = suites.get(options.suite, sources, options.sets).shorter(options.updates, options.seeds)

@@ -69,12 +69,14 @@ def test_every_command_has_help(command: str, capsys: Captured) -> None:
     assert call(command, "--help") == 0
     captured = capsys.readouterr()
     assert f"mae-lite {command}" in captured.out and captured.err == ""
+    shown = "--help" in captured.out  # of commands that take a recipe, the recipe's page shows them
+    assert shown or command in ("pretrain", "finetune", "bench", "plan", "layers")
 
 
 def test_help_of_a_command_names_its_recipes(capsys: Captured) -> None:
     for command in ("pretrain", "finetune"):
         assert call(command, "--help") == 0
-        listed = capsys.readouterr().out.partition("recipes: ")[2].strip().split(", ")
+        listed = capsys.readouterr().out.partition("recipes: ")[2].splitlines()[0].split(", ")
         assert listed == [name for name in ALL if command in recipes.commands_for(recipes.get(name))]
         labelled = {name: isinstance(recipes.get(name).method, config.Supervised) for name in listed}
         assert {"scratch", "supervised-tiny"} <= set(listed) and ("mae-tiny" in labelled) == (command == "pretrain")
