@@ -12,7 +12,7 @@ from typing import Any
 import timm
 import torch
 
-from mae_lite import config, draws
+from mae_lite import config, draws, shipped
 from mae_lite.errors import CheckpointError, ConfigError, nearest
 from mae_lite.evaluation import incoming
 from mae_lite.evaluation.building import built, is_swin, preparation
@@ -62,7 +62,8 @@ def load(source: str, *, heads: int | None = None, random: bool = False, seed: i
     """Return the model that ``source`` names.
 
     Args:
-        source: timm:NAME, a timm folder, a run, a checkpoint folder, a folder of ``mae-lite convert``, or a file.
+        source: timm:NAME, pretrained:NAME, a timm folder, a run, a checkpoint folder, a folder of ``mae-lite convert``,
+            or a file.
         heads: attention heads, where the source does not say.
         random: whether a timm:NAME starts with initial values instead of published weights.
         seed: of these values.
@@ -71,14 +72,14 @@ def load(source: str, *, heads: int | None = None, random: bool = False, seed: i
         ConfigError: for a NAME that timm does not have.
         CheckpointError: when the weights cannot be read, or belong to no plain Vision Transformer.
     """
-    method = ""
+    method, place = "", shipped.resolved(source)
     if source.startswith(_TIMM):
         model = _of_timm(source, random, seed)
         known = model.pretrained_cfg
-    elif (settings := timm_settings(Path(source))) is not None:
-        model, known = from_timm_folder(Path(source), partial(_check, source)), settings.get("pretrained_cfg") or {}
+    elif (settings := timm_settings(Path(place))) is not None:
+        model, known = from_timm_folder(Path(place), partial(_check, source)), settings.get("pretrained_cfg") or {}
     else:
-        if (Path(source) / "recipe.json").exists():
+        if (Path(place) / "recipe.json").exists():
             method = incoming.described(Path(source), "a run folder")[1].method.kind
         model, known = _of_weights(source, heads)
     _check(source, model)
@@ -130,7 +131,7 @@ def labels_of(sources: Sequence[str]) -> list[str]:
     """Return a short name for each model that can stand in a file's name: its last part, with a number if need be."""
     found: list[str] = []
     for source in sources:
-        stem = source.rstrip("/").split("/")[-1].removeprefix(_TIMM)
+        stem = source.rstrip("/").split("/")[-1].removeprefix(_TIMM).removeprefix(shipped.PREFIX)
         if stem in ("encoder", "classifier"):
             stem = source.rstrip("/").split("/")[-2] if "/" in source.rstrip("/") else stem
         name = "".join(sign if sign.isalnum() or sign in "-." else "_" for sign in stem).strip(".") or "model"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mae_lite import config, files, rundir
+from mae_lite import config, files, rundir, shipped
 from mae_lite.engine import checkpoint
 from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.models import layouts, weights
@@ -47,14 +47,14 @@ def read(source: str, prefix: str = "", flag: str = "") -> Incoming:
     """Read a run folder, a checkpoint folder, a folder with ``config.json``, or a file of any known layout.
 
     Args:
-        source: the path.
+        source: the path, or pretrained:NAME for a model that comes with the package.
         prefix: take only tensors whose names begin with this.
         flag: what gave the path, for messages.
 
     Raises:
         CheckpointError: when it is not there, damaged, or not known.
     """
-    path = Path(source)
+    path = Path(shipped.resolved(source))
     if path.is_file():
         raw = weights.read_file(path)
         return Incoming(layouts.recognise(raw, source, prefix), raw)

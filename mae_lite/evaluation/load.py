@@ -11,7 +11,7 @@ from typing import Any, assert_never
 
 from torch import Tensor
 
-from mae_lite import config, files, methods, rundir
+from mae_lite import config, files, methods, rundir, shipped
 from mae_lite.engine import checkpoint
 from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation import incoming, keeping
@@ -113,7 +113,7 @@ def init_digest(init: str | None) -> str | None:
     """Return a hash of the weights that ``--init`` names, without loading them; None when there are none to hash."""
     if init is None:
         return None
-    path = Path(init)
+    path = Path(shipped.resolved(init))
     newest = [folder / files.MANIFEST for _, folder in rundir.checkpoints(path)[:1]]
     for file in (path, path / files.MANIFEST, path / "model.safetensors", *newest):
         if file.is_file():

@@ -17,7 +17,7 @@ import timm
 import torch
 from torch import nn
 
-from mae_lite import config, files, rundir
+from mae_lite import config, files, rundir, shipped
 from mae_lite.errors import CheckpointError, ConfigError, nearest
 from mae_lite.evaluation.load import initial_weights, refuse_tables
 from mae_lite.methods.teacher import Teacher
@@ -47,8 +47,8 @@ def load_token_teacher(
     if fetch is not None:
         model = _fetched(name, fetch)
         pixels = (model.pretrained_cfg.get("mean"), model.pretrained_cfg.get("std"))
-    elif (settings := timm_settings(Path(name))) is not None:
-        model = from_timm_folder(Path(name), partial(_require_tokens, name))
+    elif (settings := timm_settings(place := Path(shipped.resolved(name)))) is not None:
+        model = from_timm_folder(place, partial(_require_tokens, name))
         known = settings.get("pretrained_cfg") or {}
         pixels = (known.get("mean"), known.get("std"))
     else:

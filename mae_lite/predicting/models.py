@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from mae_lite import config
+from mae_lite import config, shipped
 from mae_lite.data.prepared import Prepare
 from mae_lite.errors import CheckpointError
 from mae_lite.evaluation import incoming
@@ -106,11 +106,11 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
 
 
 def _read(source: str, heads: int | None) -> _Found:
-    path = Path(source)
+    path = Path(shipped.resolved(source))
     if (path / "recipe.json").exists():
         found = _of_run(path)
     elif (settings := timm_settings(path)) is not None:
-        found = _of_timm(source, settings)
+        found = _of_timm(source, path, settings)
     else:
         return _of_weights(source, heads)
     _check_heads(source, found.model, heads)
@@ -132,8 +132,8 @@ def _of_run(path: Path) -> _Found:
     )
 
 
-def _of_timm(source: str, settings: Mapping[str, Any]) -> _Found:
-    model = from_timm_folder(Path(source), lambda _: None, head=True).eval()
+def _of_timm(source: str, path: Path, settings: Mapping[str, Any]) -> _Found:
+    model = from_timm_folder(path, lambda _: None, head=True).eval()
     known = model.pretrained_cfg
     sides = getattr(getattr(model, "patch_embed", None), "img_size", None) or known["input_size"][1:]
     if len({*sides}) != 1:
