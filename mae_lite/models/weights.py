@@ -59,12 +59,12 @@ def read_file(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise CheckpointError(f"{str(path)!r} cannot be read", found=str(error), fix="check the path") from error
     if zipfile.is_zipfile(path):
-        return _read_pickle(path)
+        return _dense(_read_pickle(path), path)
     looks = None if head[8:] == b"{" else _looks_like(head)  # safetensors: the length of its header, then JSON
     if looks is not None:
         what, fix = looks
         raise CheckpointError(f"{str(path)!r} is {what}", expected="a checkpoint", fix=fix)
-    return from_bytes(path.read_bytes(), str(path))
+    return _dense(from_bytes(path.read_bytes(), str(path)), path)
 
 
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
@@ -133,9 +133,30 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
             found="an optimizer's state only" if optimizer else "",
             fix="give a file with a model's state dict",
         )
+    return tensors
+
+
+def _dense(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return ``tensors``, unless one is not what weights are: stored values, each a real number.
+
+    Raises:
+        CheckpointError: names the first that is not.
+    """
     for key, value in tensors.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise CheckpointError(f"{str(path)!r}: tensor {key!r} is not dense", fix="save it as dense floats")
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_complex():
+            kind = f"{value.dtype}, {value.layout}".replace("torch.", "")
+            raise CheckpointError(
+                f"{str(path)!r}: tensor {key!r} is not dense", found=kind, fix="save it as dense floats"
+            )
+        # A view may claim a shape that repeats a few bytes for ever; the first copy of it would take all memory.
+        claimed, held = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+        if claimed > held:
+            raise CheckpointError(
+                f"{str(path)!r}: tensor {key!r} claims more than the file holds",
+                found=f"shape {list(value.shape)}, {claimed:,} bytes, of {held:,} stored",
+                expected="every value stored",
+                fix="ask its author for a safetensors file, or save it there as tensor.contiguous()",
+            )
     return tensors
 
 
