@@ -20,6 +20,7 @@ _WHERE = {
     "run": ("mae_lite.training", "run"),
     "probe": ("mae_lite.frozen.probe", "probe"),
     "embed": ("mae_lite.frozen.embed", "embed"),
+    "export": ("mae_lite.exporting.export", "export"),
     "evaluate": ("mae_lite.evaluation.classifier", "evaluate_run"),
     "load_encoder": ("mae_lite.evaluation.load", "load_encoder"),
     "load_run": ("mae_lite.evaluation.load", "load_run"),

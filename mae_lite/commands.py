@@ -12,7 +12,19 @@ from mae_lite import config, costs, overrides, recipes
 from mae_lite.cli_options import BenchRequest, CheckOptions, DemoOptions, ListOptions, PlanRequest, PrepareOptions
 from mae_lite.cli_words import flags_of, options_from, positional
 from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, plain
-from mae_lite.model_commands import analyze, convert, embed, evaluate, layers, probe, report, study, transfer, watch
+from mae_lite.model_commands import (
+    analyze,
+    convert,
+    embed,
+    evaluate,
+    export,
+    layers,
+    probe,
+    report,
+    study,
+    transfer,
+    watch,
+)
 
 
 def first_rank() -> bool:
@@ -162,6 +174,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": plan,
     "evaluate": evaluate,
     "convert": convert,
+    "export": export,
     "analyze": analyze,
     "probe": probe,
     "embed": embed,

@@ -82,20 +82,22 @@ def timm_settings(path: Path) -> Mapping[str, Any] | None:
     return settings if "architecture" in settings else None
 
 
-def from_timm_folder(path: Path, check: Callable[[Any], None]) -> Any:
+def from_timm_folder(path: Path, check: Callable[[Any], None], *, head: bool = False) -> Any:
     """Build what ``config.json`` describes, at its own resolution, and load its tensors: every one but the head's.
 
     Args:
         path: the folder.
         check: raises for a model that is not wanted, before its weights are read.
+        head: whether the head is wanted too, where there is one; then every tensor has to fit.
 
     Raises:
         CheckpointError: when timm cannot build it, or the weights are missing or do not fit.
     """
     if (path / files.MANIFEST).exists():
         files.read_folder(path)  # refuses what was damaged since it was written
+    without: dict[str, Any] = {} if head else {"num_classes": 0}
     try:
-        model: Any = timm.create_model(f"local-dir:{path}", pretrained=False, num_classes=0)
+        model: Any = timm.create_model(f"local-dir:{path}", pretrained=False, **without)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"timm cannot build what {str(path / 'config.json')!r} describes",
@@ -111,7 +113,7 @@ def from_timm_folder(path: Path, check: Callable[[Any], None]) -> Any:
             expected="model.safetensors beside it",
             fix="copy the whole folder",
         )
-    weights.load_into(model, weights.read_file(file), dropped=_NOT_NEEDED, source=str(path))
+    weights.load_into(model, weights.read_file(file), dropped=() if head else _NOT_NEEDED, source=str(path))
     return model
 
 
