@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,7 @@ from mae_lite import cli, config, files, training
 from mae_lite.exporting import machine, proving
 from mae_lite.exporting.comparing import AFTER, Comparison
 from mae_lite.exporting.forms import FORMS
-from mae_lite.exporting.opened import EMBEDDING, Place, borders
+from mae_lite.exporting.opened import EMBEDDING, Opened, Place, borders
 from mae_lite.exporting.settings import PACKAGES
 from mae_lite.models import weights
 from tests import toy
@@ -212,9 +213,9 @@ def test_onnxruntime_opens_what_was_published(name: str, run: Callable[[str], st
     assert [entry.version for entry in whole.opset_import if not entry.domain] == [20]
     matrices = [tensor for tensor in quantised.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
     assert sum(len(tensor.dims) > 1 for tensor in matrices) == 2 * 4 + 1 + (name == "mean")  # projection, head
-    attention = [node for node in quantised.graph.node if node.op_type == "Softmax"]
-    readers = [node for node in quantised.graph.node if attention[0].output[0] in node.input]
-    assert [node.op_type for node in readers] == ["MatMul"]  # what attention multiplies stays in float32
+    shares = {node.output[0] for node in quantised.graph.node if node.op_type == "Softmax"}
+    readers = [node.op_type for node in quantised.graph.node if shares & set(node.input)]
+    assert readers == ["MatMul"] * 2  # what attention multiplies stays in float32
 
 
 def test_a_timm_folder_by_itself(run: Callable[[str], str], capsys: Captured) -> None:
@@ -362,11 +363,14 @@ def test_outputs_of_another_shape(run: Callable[[str], str], monkeypatch: pytest
     right = FORMS["timm"]
 
     class Cut:
-        def __init__(self, opened: Any) -> None:
-            self.opened, self.states = opened, opened.states
+        def __init__(self, opened: Opened) -> None:
+            self._opened = opened
 
-        def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-            return self.opened(batch)[:, :3]  # type: ignore[no-any-return]
+        def __call__(self, images: torch.Tensor) -> torch.Tensor:
+            return self._opened(images)[:, :3]
+
+        def states(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return self._opened.states(images)
 
     monkeypatch.setitem(FORMS, "timm", replace(right, open=lambda folder, work: Cut(right.open(folder, work))))
     assert export(run("mean"), "--to", "timm") == 4
@@ -429,12 +433,8 @@ def test_borders_of_a_graph() -> None:
         Place("layers.1.blocks.0.mlp", "f", "g"),
         Place("head", "g", "h"),
     ]
-    assert borders(graph) == {
-        EMBEDDING: "b",
-        "layers.0.blocks.0": "d",
-        "layers.0.blocks.1": "e",
-        "layers.1.blocks.0": "g",
-    }
+    blocks = {"layers.0.blocks.0": "d", "layers.0.blocks.1": "e", "layers.1.blocks.0": "g"}
+    assert borders(graph) == {EMBEDDING: "b", **blocks}
 
 
 # The processor
@@ -454,7 +454,7 @@ def test_what_the_processor_means_for_the_range_of_weights(
     name: str, text: str | None, reduced: bool, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "CPUINFO", Path("cpuinfo"))
-    monkeypatch.setattr(machine.platform, "machine", lambda: name)
+    monkeypatch.setattr(platform, "machine", lambda: name)
     if text is not None:
         Path("cpuinfo").write_text(text)
     found, why = machine.reduced_range()
