@@ -40,7 +40,6 @@ RECIPES: dict[str, config.Recipe] = {
     "mae": toy.mae(**TWO_BLOCKS),
     "dino": toy.dino(**TWO_BLOCKS),
 }
-BLOCK = {"swin": "layers.0.blocks.1"}
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +105,9 @@ def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-4) ->
 # Every form opens and agrees
 
 
-@pytest.mark.parametrize("name", [*RECIPES])
+@pytest.mark.parametrize(
+    "name", [name if name in ("mean", "mae") else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
 @pytest.mark.parametrize("form", [*PACKAGES])
 def test_every_form_of_every_kind_of_model(form: str, name: str, run: Callable[[str], str], capsys: Captured) -> None:
     require(form)
