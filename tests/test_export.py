@@ -343,7 +343,7 @@ def test_a_planted_fault_is_found_and_named(
     assert message.count("\nFix: ") == 1 and everything() == before
 
 
-@pytest.mark.parametrize("stage", ["write", "open"])
+@pytest.mark.parametrize("stage", ["write", "reopen"])
 def test_a_library_that_fails_is_named(
     stage: str, run: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -373,7 +373,7 @@ def test_outputs_of_another_shape(run: Callable[[str], str], monkeypatch: pytest
         def states(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
             return self._opened.states(images)
 
-    monkeypatch.setitem(FORMS, "timm", replace(right, open=lambda folder, work: Cut(right.open(folder, work))))
+    monkeypatch.setitem(FORMS, "timm", replace(right, reopen=lambda folder, work: Cut(right.reopen(folder, work))))
     assert export(run("mean"), "--to", "timm") == 4
     assert f"outputs of [1, 3] in place of [1, 10]; it begins in {AFTER}" in capsys.readouterr().err
 

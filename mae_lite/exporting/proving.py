@@ -58,13 +58,13 @@ def proven(name: str, work: Work) -> Result:
     reference = form.reference(work)
     expected = [reference(images) for images in work.compared.normalised()]
     with _explained(f"the form {name} cannot be opened again", name):
-        opened = form.open(folder, work)
+        opened = form.reopen(folder, work)
         found = comparing.compare(expected, opened, work.compared)
     wrong = found if isinstance(found, str) else _verdict(form, found, work.settings.max_loss_points)
     if wrong or isinstance(found, str):
         raise _different(name, work, reference, opened, wrong)
     with _one_thread():
-        milliseconds = comparing.latency_ms(form.open(folder, work), work.compared.first())
+        milliseconds = comparing.latency_ms(form.reopen(folder, work), work.compared.first())
     return Result(name, contents, found, milliseconds, tuple(work.notes.get(name, ())))
 
 

@@ -63,7 +63,7 @@ class Form:
 
     write: Callable[[Work], dict[str, bytes]]
     """Returns the files."""
-    open: Callable[[Path, Work], Opened]
+    reopen: Callable[[Path, Work], Opened]
     """Opens the folder with these files as a user would, with as many threads as torch has."""
     tolerance: float | None = 1e-4
     """Largest difference that rounding explains, as a share of the largest output; None for 8-bit numbers."""
