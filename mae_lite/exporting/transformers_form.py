@@ -55,10 +55,10 @@ def _plain(work: Work) -> tuple[dict[str, Tensor], config.Encoder] | None:
     try:
         source = incoming.read(str(subject.folder))
         tensors = {name: value.float() for name, value in source.found.tensors.items() if name.startswith("encoder.")}
-        if has_tables(tensors) or "encoder.norm.weight" not in tensors or source.pooling == "avg":
+        if has_tables(tensors) or "encoder.norm.weight" not in tensors or source.pooling == "avg" or not source.heads:
             return None
-        return tensors, sizes.encoder_size(tensors, source.heads or 0, subject.source)
-    except (CheckpointError, ZeroDivisionError):  # another architecture of timm, or one that does not say its heads
+        return tensors, sizes.encoder_size(tensors, source.heads, subject.source)
+    except CheckpointError:  # another architecture of timm
         return None
 
 
