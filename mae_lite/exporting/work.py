@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mae_lite.exporting import pictures
@@ -44,9 +45,12 @@ class Work:
         return (json.dumps(self.subject.preprocessing(), indent=2) + "\n").encode()
 
     def example(self) -> Tensor:
-        """Return two of the images [2, C, H, H]: tracing takes a batch of one for a constant."""
-        first = next(self.compared.normalised())
-        return first[:2] if len(first) > 1 else first.repeat(2, 1, 1, 1)
+        """Return what a model is traced with, zeros [2, C, H, H].
+
+        No real images: torch.export keeps them in its file. And two of them: a batch of one counts as a constant.
+        """
+        channels, side = self.subject.shape
+        return torch.zeros(2, channels, side, side)
 
     def note(self, form: str, words: str) -> None:
         """Say something of a form."""
