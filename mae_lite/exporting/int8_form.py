@@ -28,7 +28,7 @@ def _write(work: Work) -> dict[str, bytes]:
     reduced, why = machine.reduced_range()
     work.note(NAME, why)
     work.note(NAME, f"calibrated on {len(calibration)} images of {calibration.about['data']}")
-    model = network(work)
+    model = onnx.load_from_string(network(work))
     scopes = {node.name: _scope(node) for node in model.graph.node}
     place = work.scratch / "quantising"  # onnxruntime quantises from file to file
     files.make_folder(place)

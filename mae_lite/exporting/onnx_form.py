@@ -19,8 +19,14 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 _OPSET = 20  # the first whose Gelu is one operation
 
 
-def network(work: Work) -> Any:
-    """Return the model as ONNX, a ``ModelProto`` in float32 with its description in ``metadata_props``."""
+def network(work: Work) -> bytes:
+    """Return the model as ONNX in float32, with its description in ``metadata_props``; made once."""
+    if NETWORK not in work.made:
+        work.made[NETWORK] = _network(work)
+    return work.made[NETWORK]
+
+
+def _network(work: Work) -> bytes:
     program: Any = torch.onnx.export(
         work.subject.served,
         (work.example(),),
@@ -33,7 +39,8 @@ def network(work: Work) -> Any:
     )
     model = program.model_proto
     describe(model, work.subject.preprocessing())
-    return model
+    written: bytes = model.SerializeToString()
+    return written
 
 
 def describe(model: Any, known: Mapping[str, Any]) -> None:
@@ -45,7 +52,7 @@ def describe(model: Any, known: Mapping[str, Any]) -> None:
 
 
 def _write(work: Work) -> dict[str, bytes]:
-    return {NETWORK: network(work).SerializeToString(), "preprocessing.json": work.preprocessing}
+    return {NETWORK: network(work), "preprocessing.json": work.preprocessing}
 
 
 class Session:

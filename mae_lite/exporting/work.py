@@ -28,6 +28,8 @@ class Work:
     scratch: Path
     notes: dict[str, list[str]] = field(default_factory=dict)
     """What there is to say of each form."""
+    made: dict[str, bytes] = field(default_factory=dict)
+    """What one form has made that another starts from."""
 
     @cached_property
     def calibration(self) -> Pictures:
@@ -38,6 +40,11 @@ class Work:
     def reference(self) -> Opened:
         """The model that all forms are made from."""
         return of_timm(self.subject.model, self.subject.served)
+
+    @cached_property
+    def expected(self) -> list[Tensor]:
+        """What :attr:`reference` makes of the images, batch by batch."""
+        return [self.reference(images) for images in self.compared.normalised()]
 
     @cached_property
     def preprocessing(self) -> bytes:
