@@ -20,6 +20,7 @@ _WHERE = {
     "run": ("mae_lite.training", "run"),
     "probe": ("mae_lite.frozen.probe", "probe"),
     "embed": ("mae_lite.frozen.embed", "embed"),
+    "export": ("mae_lite.exporting.export", "export"),
     "evaluate": ("mae_lite.evaluation.classifier", "evaluate_run"),
     "predict": ("mae_lite.predicting.predict", "predict"),
     "load_encoder": ("mae_lite.predicting.models", "load_encoder"),

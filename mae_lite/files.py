@@ -172,21 +172,24 @@ def published_file(path: Path) -> Iterator[Path]:
 
 
 def publish_folder(path: Path, contents: Mapping[str, bytes]) -> None:
-    """Create the folder ``path`` with ``contents`` and a manifest, whole or not at all.
+    """Create the folder ``path`` with ``contents``, by names that may have folders, and a manifest, whole or not.
 
     Raises:
         DiskError: when that is not possible; whatever ``path`` held before is then untouched.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     manifest = {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in contents.items()}
+    folders = sorted({temporary, *((temporary / name).parent for name in contents)})
     with explained(path, "write"):
         try:
             disk.remove(temporary)
-            disk.make_folder(temporary)
+            for folder in folders:
+                disk.make_folder(folder)
             for name, data in contents.items():
                 disk.write(temporary / name, data)
             disk.write(temporary / MANIFEST, json.dumps(manifest, indent=2).encode())
-            disk.sync(temporary)
+            for folder in reversed(folders):
+                disk.sync(folder)
             if path.exists():
                 _replace_folder(temporary, path)
             else:
@@ -284,11 +287,8 @@ class Lock:
             holder = os.pread(self._descriptor, 500, 0).decode(errors="replace").strip() or "another process"
             if self._path not in Lock._held:  # closing any descriptor would release a lock of our own process
                 os.close(self._descriptor)
-            raise DiskError(
-                f"{str(path.parent)!r} is in use by a live run",
-                found=holder,
-                fix="wait for it, stop it, or choose another folder with --out FOLDER",
-            ) from error
+            fix = "wait for it, stop it, or choose another folder with --out FOLDER"
+            raise DiskError(f"{str(path.parent)!r} is in use by a live run", found=holder, fix=fix) from error
         Lock._held.add(self._path)
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, owner.encode(), 0)

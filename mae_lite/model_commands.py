@@ -24,6 +24,7 @@ from mae_lite.cli_options import (
 from mae_lite.cli_words import flags_of, options_from, positional, run_folders, several
 from mae_lite.compare_options import StudyOptions, TransferOptions
 from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, MaeLiteError, plain
+from mae_lite.export_options import ExportOptions
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -96,6 +97,18 @@ def convert(words: Sequence[str]) -> int:
 
     lines = converting.convert(converting.Order(source=source, out=Path(out), **options.model_dump()))
     print(plain("\n".join(lines)))
+    return 0
+
+
+def export(words: Sequence[str]) -> int:
+    """Write a finished model for use elsewhere, compared before it appears: mae-lite export RUN [--to onnx]."""
+    usage = "mae-lite export RUN [--to timm huggingface torch-export onnx onnx-int8] [--out FOLDER] [--FIELD VALUE ...]"
+    source, rest = positional(words, "the finished run", usage, "mae-lite export runs/NAME --to onnx", ExportOptions)
+    options = options_from(flags_of(rest), ExportOptions, "mae-lite export RUN", {})
+    from mae_lite.exporting import export as exporting
+
+    record = exporting.exported(source, None if options.out is None else Path(options.out), options)
+    print(json.dumps(record, indent=2) if options.json_output else plain(exporting.as_text(record)))
     return 0
 
 

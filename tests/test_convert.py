@@ -345,6 +345,35 @@ def test_classifiers_keep_their_head_and_their_classes(capsys: Captured) -> None
     assert "averages its tokens" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("recipe", "outputs"),
+    [
+        (toy.mae(), 0),
+        (toy.classifier(), 10),
+        (toy.classifier(method={"pooling": "token"}), 10),
+        (toy.classifier(method={"relative_positions": True}), 10),
+        (toy.swin_classifier(start="random"), 10),
+    ],
+    ids=["encoder", "mean", "token", "relative", "swin"],
+)
+def test_transformers_wraps_the_folders_of_finished_runs(
+    recipe: config.Recipe, outputs: int, transformers: Any
+) -> None:
+    run = training.run(recipe, toy.runtime(Path("run"))).folder
+    folder = run / ("classifier" if outputs else "encoder")
+    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert model.num_classes == outputs
+    image = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        if outputs:
+            wrapped = transformers.AutoModelForImageClassification.from_pretrained(folder).eval()
+            assert wrapped.config.id2label == {number: str(number) for number in range(10)}
+            assert torch.equal(wrapped(image).logits, model(image))
+        else:
+            wrapped = transformers.AutoModel.from_pretrained(folder).eval()
+            assert torch.equal(wrapped(image).last_hidden_state, model.forward_features(image))
+
+
 # What is not a checkpoint, or not a whole one
 
 

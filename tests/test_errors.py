@@ -397,6 +397,14 @@ def sparse() -> None:
     torch.save({"model": {"x": torch.eye(3).to_sparse()}}, "w.pth")
 
 
+def lying_shape() -> None:
+    torch.save({"model": {"x": torch.zeros(1).half().expand(10**7, 10**6)}}, "w.pth")
+
+
+def complex_numbers() -> None:
+    torch.save({"model": {"x": torch.ones(3, dtype=torch.complex64)}}, "w.pth")
+
+
 def other_model() -> None:
     torch.save({"model": {"conv1.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(2)}}, "w.pth")
 
@@ -417,6 +425,8 @@ def other_model() -> None:
         (lying_header, ["not a readable safetensors file"]),
         (no_tensors, ["holds no tensors"]),
         (sparse, ["'x' is not dense"]),
+        (complex_numbers, ["'x' is not dense", "complex64"]),
+        (lying_shape, ["'x' claims more than the file holds", "20,000,000,000,000 bytes, of 2 stored"]),
         (other_model, ["no known layout", "conv1.weight, fc.bias", "--prefix"]),
     ],
 )

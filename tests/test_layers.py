@@ -33,12 +33,18 @@ LAYERS = (
     (("evaluation",),),
     (
         ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
-        ("loading", "probing", "frozen"),
+        ("loading", "probing", "frozen", "exporting"),
         ("training",),
         ("timing",),
     ),
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
-    (("cli_options", "compare_options", "cli_words"), ("model_commands",), ("commands",), ("cli",), ("__main__",)),
+    (
+        ("cli_options", "compare_options", "export_options", "cli_words"),
+        ("model_commands",),
+        ("commands",),
+        ("cli",),
+        ("__main__",),
+    ),
 )
 PLACE = {
     name: (layer, row)
@@ -117,7 +123,7 @@ def test_low_layers_load_without_torch() -> None:
         module
         for module in MODULES
         if PLACE[part(module)][0] <= 1
-        or part(module) in ("cli", "cli_options", "compare_options", "cli_words", "report")
+        or part(module) in ("cli", "cli_options", "compare_options", "export_options", "cli_words", "report")
     ]
     assert {module: found for module in low if (found := heavy(TREES[module]))} == {}
     assert heavy(ast.parse("if True:\n    import torch.nn")) == ["torch.nn"]
@@ -143,7 +149,7 @@ WRITERS = (
     "codecs.open torch.save numpy.save numpy.savez numpy.savez_compressed numpy.savetxt numpy.memmap "
     "safetensors.torch.save_file safetensors.numpy.save_file pyarrow.ipc.new_file pyarrow.OSFile "
     "pyarrow.parquet.write_table pyarrow.parquet.ParquetWriter zipfile.PyZipFile tarfile.open "
-    "torch.utils.tensorboard."
+    "torch.utils.tensorboard. torch.export.save onnx.save onnx.save_model onnxruntime.quantization."
 )
 WRITING_METHODS = (
     "write_text write_bytes unlink mkdir rmdir touch symlink_to hardlink_to chmod tofile to_csv to_parquet extractall"
@@ -151,7 +157,8 @@ WRITING_METHODS = (
 FORBIDDEN = {
     "write": WRITERS,
     "load": "torch.load torch.jit.load torch.hub. safetensors.torch.load safetensors.torch.load_file "
-    "safetensors.safe_open safetensors.deserialize pickle. cPickle. dill. joblib. numpy.load marshal. shelve.",
+    "safetensors.safe_open safetensors.deserialize torch.export.load onnx.load onnx.load_model pickle. cPickle. dill. "
+    "joblib. numpy.load marshal. shelve.",
     "image": "PIL.Image.open PIL.ImageFile. torchvision.io. torchvision.datasets. cv2. simplejpeg. imageio.",
     "html": "jinja2. markupsafe. html. xml.",
     "url": "urllib. requests. httpx. http. socket.create_connection aiohttp. ftplib. fsspec. huggingface_hub. "
@@ -171,11 +178,16 @@ HOMES = {
         "mae_lite.data.cache": "pyarrow writes inside files.published_file",
         "mae_lite.data.shard_index": "tarfile opens in mode 'r:' only",
         "mae_lite.cli": "os.open of /dev/null for a closed pipe",
+        "mae_lite.exporting.torch_forms": "torch.export.save into memory",
+        "mae_lite.exporting.int8_form": "onnxruntime quantises from file to file, in a scratch folder",
         "mae_lite.studying.running": "the log that a stage's process prints into",
     },
     "load": {
         "mae_lite.models.weights": "the guarded loader",
         "mae_lite.data.images": "numpy.load of an image whose header was checked, without pickle",
+        "mae_lite.exporting.torch_forms": "opens the program that it has written, as its user will",
+        "mae_lite.exporting.onnx_form": "opens the network that it has written, to look into it",
+        "mae_lite.exporting.int8_form": "opens what onnxruntime has written in a scratch folder",
         "mae_lite.handover": "pickle between a process and its children, as multiprocessing does",
     },
     "image": {
@@ -404,6 +416,9 @@ BYPASSES = {
         "from safetensors.torch import save_file",
         "import pyarrow as pa\npa.ipc.new_file('x', schema)",
         "from torch.utils.tensorboard import SummaryWriter",
+        "import torch\ntorch.export.save(program, 'x')",
+        "import onnx\nonnx.save(model, 'x')",
+        "from onnxruntime import quantization",
     ],
     "load": [
         "import torch\ntorch.load('x')",
@@ -414,6 +429,8 @@ BYPASSES = {
         "import pickle",
         "import numpy as np\nnp.load('x', allow_pickle=True)",
         "def f():\n    from torch.hub import load_state_dict_from_url",
+        "import torch\ntorch.export.load('x')",
+        "from onnx import load",
     ],
     "image": [
         "from PIL import Image\nImage.open('x')",

@@ -14,9 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from mae_lite import cli, commands, config, demo_results, recipes
+from mae_lite.data.batch import Batch, to_device
+from mae_lite.data.images import decode
+from mae_lite.data.sources import Example
+from mae_lite.data.transforms import EvalTransform
+from mae_lite.evaluation.load import load_run
+from mae_lite.exporting.settings import PACKAGES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -28,6 +35,7 @@ WEIGHTS_PAGE = (ROOT / "docs" / "weights.md").read_text()
 ANALYSIS_PAGE = (ROOT / "docs" / "analysis.md").read_text()
 PROBES_PAGE = (ROOT / "docs" / "probes.md").read_text()
 PREDICT_PAGE = (ROOT / "docs" / "predict.md").read_text()
+EXPORT_PAGE = (ROOT / "docs" / "export.md").read_text()
 METHODS_PAGE = (ROOT / "docs" / "methods.md").read_text()
 
 
@@ -183,6 +191,31 @@ def test_commands_of_the_methods_page_run(workplace: Path, capsys: pytest.Captur
             words += ["--method.teacher-depth", "1"]
         assert cli.main(words) == 0, f"{line}\n{capsys.readouterr().err}"
     assert (workplace / "runs" / "relative" / "checkpoints").is_dir()
+
+
+def test_commands_of_the_export_page_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime", "transformers"):
+        pytest.importorskip(package, reason=f"{package} is not installed: the page needs it")
+    small = "--encoder.depth 1 --encoder.image-size 32 --global-batch-size 8 --epochs 1 --warmup-epochs 0 --workers 0"
+    for words in ("pretrain mae-tiny --data photos --out", "finetune scratch --data labelled --out"):
+        run = "runs/photos" if "photos" in words else "runs/photos-fine"
+        assert cli.main([*words.split(), run, *small.split(), "--tensorboard", "false"]) == 0, capsys.readouterr().err
+    lines = [line for block in blocks("bash", EXPORT_PAGE) for line in block.splitlines()]
+    assert set(PACKAGES) <= {word for line in lines for word in line.split()}
+    for line in lines:
+        assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
+    assert all(f"| `{form}` |" in EXPORT_PAGE for form in PACKAGES)
+    (block,) = blocks("python", EXPORT_PAGE)
+    names: dict[str, Any] = {}
+    exec(compile(block, "export.md", "exec"), names)  # the page is ours
+    own = load_run(workplace / "runs" / "photos-fine")
+    transform = EvalTransform(own.recipe.augmentation, 32, 3)
+    pixels = transform(decode(Example("1.jpg", Path("labelled/test/cat/1.jpg")), 3))
+    batch = Batch(torch.from_numpy(pixels)[None], torch.zeros(1), torch.zeros(1))
+    image = to_device(batch, "cpu", own.recipe.augmentation.mean, own.recipe.augmentation.std).images
+    assert np.abs(names["batch"] - image.numpy()).max() < 1e-5
+    with torch.no_grad():
+        assert np.abs(names["logits"] - own.model(image).numpy()).max() < 1e-5
 
 
 def test_methods_page_names_every_method() -> None:

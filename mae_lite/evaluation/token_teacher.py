@@ -88,15 +88,15 @@ def from_timm_folder(path: Path, check: Callable[[Any], None], *, head: bool = F
     Args:
         path: the folder.
         check: raises for a model that is not wanted, before its weights are read.
-        head: whether the head comes along, where there is one.
+        head: whether the head is wanted too, where there is one; then every tensor has to fit.
 
     Raises:
         CheckpointError: when timm cannot build it, or the weights are missing or do not fit.
     """
     if (path / files.MANIFEST).exists():
         files.read_folder(path)  # refuses what was damaged since it was written
+    without: dict[str, Any] = {} if head else {"num_classes": 0}
     try:
-        without: dict[str, Any] = {} if head else {"num_classes": 0}
         model: Any = timm.create_model(f"local-dir:{path}", pretrained=False, **without)
     except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,15 +36,20 @@ _ENCODER = {
 
 
 def contents(
-    tensors: Mapping[str, Tensor], encoder: config.Encoder, decoder: config.MAE | None, source: str
+    tensors: Mapping[str, Tensor],
+    encoder: config.Encoder,
+    decoder: config.MAE | None,
+    source: str,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, bytes]:
-    """Return the files of ``ViTMAEForPreTraining`` when there is a decoder, else of ``ViTModel``.
+    """Return the files of ``ViTMAEForPreTraining``, ``ViTForImageClassification`` or ``ViTModel``.
 
     Args:
-        tensors: by our names; a classification head must have been taken out.
+        tensors: by our names; a classification head must have been taken out where there are no ``classes``.
         encoder: their encoder.
         decoder: their decoder, if any.
         source: what to call them in messages.
+        classes: names of the outputs of a head on the class token.
 
     Raises:
         CheckpointError: for what these classes cannot: averaging tokens before the norm, relative positions.
@@ -62,11 +67,15 @@ def contents(
             fix="--to timm, or convert the pre-trained weights that it came from",
         )
     model = "ViTModel" if decoder is None else "ViTMAEForPreTraining"
+    model = model if classes is None else "ViTForImageClassification"
     renamed: dict[str, Tensor] = {}
     for name, value in tensors.items():
         part, _, rest = name.partition(".")
-        renamed |= _theirs(rest, value, decoder is not None) if part == "encoder" else _theirs_decoder(rest, value)
+        renamed |= _theirs(rest, value, model != "ViTModel") if part == "encoder" else _theirs_decoder(rest, value)
     settings = {"architectures": [model], **_settings(encoder, decoder)}
+    if classes is not None:
+        settings["id2label"] = {str(number): name for number, name in enumerate(classes)}
+        settings["label2id"] = {name: number for number, name in enumerate(classes)}
     return {"config.json": json.dumps(settings, indent=2).encode(), "model.safetensors": weights.to_bytes(renamed)}
 
 
@@ -100,6 +109,8 @@ def _settings(encoder: config.Encoder, decoder: config.MAE | None) -> dict[str, 
 
 def _theirs(name: str, value: Tensor, prefixed: bool) -> dict[str, Tensor]:
     start = "vit." if prefixed else ""
+    if name.startswith("head."):
+        return {f"classifier.{name.removeprefix('head.')}": value}
     if name in _ENCODER:
         return {start + _ENCODER[name]: value}
     return _block(name, value, f"{start}encoder.layer")
@@ -129,6 +140,16 @@ def installed() -> bool:
     return importlib.util.find_spec("transformers") is not None
 
 
+def quiet_library() -> Any:
+    """Return ``transformers``, told not to print progress bars and advice."""
+    import transformers
+
+    library: Any = transformers
+    library.utils.logging.set_verbosity_error()
+    library.utils.logging.disable_progress_bar()
+    return library
+
+
 @torch.no_grad()
 def tokens(named: Mapping[str, Tensor], settings: Mapping[str, Any], images: Tensor) -> Tensor:
     """Return the encoder's tokens [B, 1 + N, D] as ``transformers`` computes them.
@@ -138,11 +159,7 @@ def tokens(named: Mapping[str, Tensor], settings: Mapping[str, Any], images: Ten
         settings: the content of ``config.json``.
         images: [B, C, H, H].
     """
-    import transformers
-
-    library: Any = transformers
-    library.utils.logging.set_verbosity_error()
-    library.utils.logging.disable_progress_bar()
+    library = quiet_library()
     wanted = {name: value for name, value in named.items() if not name.startswith(("decoder.", "classifier."))}
     own = {name: value for name, value in settings.items() if name not in ("architectures", "torch_dtype", "dtype")}
     result: Tensor

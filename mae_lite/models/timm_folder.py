@@ -55,7 +55,8 @@ def described(
     settings = {
         "architecture": name,
         **head,
-        "model_args": {**arguments, **head, "drop_path_rate": 0.0},
+        # Without num_classes: timm takes the one above, and transformers passes both on, which is one too many.
+        "model_args": {**arguments, "global_pool": head["global_pool"], "drop_path_rate": 0.0},
         "pretrained_cfg": {
             "input_size": [encoder.channels, encoder.image_size, encoder.image_size],
             "fixed_input_size": True,

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mae_lite.errors import CheckpointError
+from mae_lite.errors import CheckpointError, shortly
 from mae_lite.models import layouts
 from mae_lite.models.relative import TABLE, resized_tables
 from mae_lite.models.vit import adapted_projection, resized_positions
@@ -24,7 +24,8 @@ from mae_lite.models.vit import adapted_projection, resized_positions
 _log = logging.getLogger(__name__)
 _STATE_NAMES = ("model", "state_dict", "model_state", "model_ema", "state_dict_ema")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # torch paints its messages
-_MAX_BYTES = 16 * 2**30
+_ZIP = b"PK"
+_TAR_PLACE, _TAR = 257, b"ustar"
 
 
 def from_bytes(data: bytes, name: str) -> dict[str, Tensor]:
@@ -58,13 +59,13 @@ def read_file(path: Path) -> dict[str, Tensor]:
         head = _head(path)
     except OSError as error:
         raise CheckpointError(f"{str(path)!r} cannot be read", found=str(error), fix="check the path") from error
-    if zipfile.is_zipfile(path):
-        return _read_pickle(path)
-    looks = None if head[8:] == b"{" else _looks_like(head)  # safetensors: the length of its header, then JSON
+    if head.startswith(_ZIP) and _is_zip(path):  # what has a zip at its end alone, torch reads as a pickle
+        return _dense(_read_pickle(path), path)
+    looks = None if head[8:9] == b"{" else _looks_like(head)  # safetensors: the length of its header, then JSON
     if looks is not None:
         what, fix = looks
         raise CheckpointError(f"{str(path)!r} is {what}", expected="a checkpoint", fix=fix)
-    return from_bytes(path.read_bytes(), str(path))
+    return _dense(from_bytes(path.read_bytes(), str(path)), path)
 
 
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
@@ -77,6 +78,10 @@ _KINDS: tuple[tuple[bytes, str, str], ...] = (
         "save it as safetensors where it was written",
     ),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (_ZIP, "an incomplete or damaged zip archive", "copy or download it again"),
+    (b"\xff\xd8\xff", "a JPEG image", "give the file with the weights"),
+    (b"\x89PNG", "a PNG image", "give the file with the weights"),
+    (b"\0" * 9, "nothing but zeros at its beginning, as after a full disk", "copy or download it again"),
 )
 
 
@@ -87,23 +92,35 @@ def _looks_like(head: bytes) -> tuple[str, str] | None:
     for start, what, fix in _KINDS:
         if head.startswith(start):
             return what, fix
+    if head[_TAR_PLACE:] == _TAR:
+        return "a tar archive", "unpack it, and give the file with the weights"
     if all(sign in b"\t\n\r" or 32 <= sign < 127 for sign in head):
         return "a text file", "give the file with the weights"
     return None
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # raised, and not answered, where its end is damaged
+        return False
+
+
 def _head(path: Path) -> bytes:
     with path.open("rb") as handle:
-        return handle.read(9)
+        return handle.read(_TAR_PLACE + len(_TAR))
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     # torch.load does not notice flipped bits; the zip's own checksums do.
-    with zipfile.ZipFile(path) as archive:
-        if any(name.endswith(".npy") for name in archive.namelist()):
-            fix = "convert it with the library that it is for, to PyTorch or safetensors"
-            raise CheckpointError(f"{str(path)!r} is a NumPy archive, as JAX models have", fix=fix)
-        damaged = archive.testzip() if sum(i.file_size for i in archive.infolist()) < _MAX_BYTES else "its size"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_kind(path, archive)
+            damaged = archive.testzip()
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile raises many kinds where a directory is damaged
+        damaged = f"its directory ({shortly(error)})"
     if damaged:
         raise CheckpointError(f"{str(path)!r} is damaged in {damaged!r}", fix="copy or download it again")
     try:
@@ -112,10 +129,37 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many kinds here; each means the same to the user
         raise CheckpointError(
             f"{str(path)!r} holds more than tensors, or is not a PyTorch checkpoint",
-            found=_COLOURS.sub("", str(error)).splitlines()[0][:200],
+            found=_more(path, error),
             fix="ask its author for a safetensors file; code inside a checkpoint is never run here",
         ) from error
     return _state_dict(content, path)
+
+
+def _check_kind(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse archives that are no checkpoints, before anything is unpacked."""
+    if any(name.endswith(".npy") for name in archive.namelist()):
+        fix = "convert it with the library that it is for, to PyTorch or safetensors"
+        raise CheckpointError(f"{str(path)!r} is a NumPy archive, as JAX models have", fix=fix)
+    claimed, held = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+    if claimed > 2 * held + 2**20:  # torch stores tensors as they are; this would unpack for ever
+        raise CheckpointError(
+            f"{str(path)!r} unpacks to more than a checkpoint of its size does",
+            found=f"{claimed:,} bytes in a file of {held:,}",
+            expected="tensors stored as they are",
+            fix="ask its author for a safetensors file",
+        )
+
+
+def _more(path: Path, error: Exception) -> str:
+    """Say what a checkpoint holds beside tensors; never in torch's words, which tell how to run it."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # whatever the scan stumbles over, it is no checkpoint
+        names = []
+    if names:
+        return f"code: {', '.join(sorted(names)[:5])}"
+    said = _COLOURS.sub("", str(error)).splitlines() or [""]
+    return type(error).__name__ if "weights_only" in said[0] or "load" in said[0] else said[0][:200]
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
@@ -133,9 +177,30 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
             found="an optimizer's state only" if optimizer else "",
             fix="give a file with a model's state dict",
         )
+    return tensors
+
+
+def _dense(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return ``tensors``, unless one is not what weights are: stored values, each a real number.
+
+    Raises:
+        CheckpointError: names the first that is not.
+    """
     for key, value in tensors.items():
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise CheckpointError(f"{str(path)!r}: tensor {key!r} is not dense", fix="save it as dense floats")
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_complex():
+            kind = f"{value.dtype}, {value.layout}".replace("torch.", "")
+            raise CheckpointError(
+                f"{str(path)!r}: tensor {key!r} is not dense", found=kind, fix="save it as dense floats"
+            )
+        # A view may claim a shape that repeats a few bytes for ever; the first copy of it would take all memory.
+        claimed, held = value.numel() * value.element_size(), value.untyped_storage().nbytes()
+        if claimed > held:
+            raise CheckpointError(
+                f"{str(path)!r}: tensor {key!r} claims more than the file holds",
+                found=f"shape {list(value.shape)}, {claimed:,} bytes, of {held:,} stored",
+                expected="every value stored",
+                fix="ask its author for a safetensors file, or save it there as tensor.contiguous()",
+            )
     return tensors
 
 
@@ -182,6 +247,9 @@ def load_into(
     """
     own = model.state_dict()
     fitting = {key: tensors[key].to(own[key].dtype) for key in own if key in tensors}
+    cast = {str(tensors[key].dtype).removeprefix("torch.") for key in fitting if tensors[key].dtype != own[key].dtype}
+    if cast:
+        _log.info("%s: %s became what the model computes in", source, ", ".join(sorted(cast)))
     for key, value in fitting.items():
         if key.endswith("pos_embed") and value.shape[1:2] != own[key].shape[1:2] and value.ndim == 3:
             fitting[key] = resized_positions(value, own[key].shape[1])

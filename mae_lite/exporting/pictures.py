@@ -1,0 +1,135 @@
+"""The images that exported models are compared on, and those that calibrate 8-bit ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mae_lite import config, draws
+from mae_lite.data.bad_files import BadFiles
+from mae_lite.data.loader import Batch, evaluation_loader, to_device, watched
+from mae_lite.data.opening import open_source
+from mae_lite.data.sources import Source, Split, subset
+from mae_lite.data.splits import aligned
+from mae_lite.data.transforms import EvalTransform
+from mae_lite.errors import ConfigError, DataError
+from mae_lite.exporting.settings import ExportSettings
+from mae_lite.exporting.subject import Subject
+
+_log = logging.getLogger(__name__)
+_FEWEST = 10
+"""Images that calibration takes at least: the range of fewer says little of what others will be."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images as the model sees them, kept as bytes."""
+
+    batches: tuple[Batch, ...]
+    """uint8 images [B, C, H, H] and their labels."""
+    augmentation: config.Augmentation
+    """Says how they are normalised."""
+    labelled: bool
+    """Whether the labels are numbers of the model's outputs."""
+    about: dict[str, Any]
+    """What they are, for the record."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return sum(len(batch.ids) for batch in self.batches)
+
+    def normalised(self) -> Iterator[Tensor]:
+        """Yield float32 images [B, C, H, H], batch by batch."""
+        for batch in self.batches:
+            yield to_device(batch, "cpu", self.augmentation.mean, self.augmentation.std).images
+
+    def first(self) -> Tensor:
+        """Return one normalised image [1, C, H, H]."""
+        return next(self.normalised())[:1]
+
+
+def to_compare(subject: Subject, settings: ExportSettings) -> Pictures:
+    """Read the images to compare on.
+
+    Raises:
+        ConfigError: when nobody says which.
+        DataError: when they are missing or unreadable.
+    """
+    spec = settings.images or subject.data
+    if spec is None:
+        raise _unsaid("--images", subject)
+    source = open_source(spec, settings.split)
+    labelled = subject.output == "logits" and subject.classes is not None and source.classes is not None
+    if labelled and set(source.classes or ()) <= set(subject.classes or ()):
+        source = aligned(source, subject.classes, subject.source)
+    elif labelled:
+        _log.info("%s has classes that the model does not know: no accuracy is measured", spec)
+        labelled = False
+    return _read(subject, source, settings, spec, settings.split, settings.compare, labelled)
+
+
+def to_calibrate(subject: Subject, settings: ExportSettings) -> Pictures:
+    """Read the images that say how large activations become.
+
+    Raises:
+        ConfigError: when nobody says which.
+        DataError: when they are missing, unreadable, or too few.
+    """
+    spec = settings.calibration or subject.data
+    if spec is None:
+        raise _unsaid("--calibration", subject)
+    source = open_source(spec, "train")
+    wanted = min(settings.calibration_images, len(source))
+    if wanted < _FEWEST:
+        raise DataError(
+            "there are too few images to calibrate with",
+            found=f"{wanted} of {spec!r}",
+            expected=f"{_FEWEST} at least, better 200: they set the ranges of the 8-bit numbers",
+            fix="give more with --calibration PATH --calibration-images 200",
+        )
+    return _read(subject, source, settings, spec, "train", settings.calibration_images, False)
+
+
+def _read(
+    subject: Subject,
+    source: Source,
+    settings: ExportSettings,
+    spec: str,
+    split: Split,
+    count: int | None,
+    labelled: bool,
+) -> Pictures:
+    taken = source.split or split
+    if count is not None and count < len(source):
+        order = draws.permutation(draws.key(settings.seed, "export", int(split == "train")), len(source))
+        source = subset(source, np.sort(order[:count]))
+    channels, side = subject.shape
+    loader = evaluation_loader(
+        source,
+        EvalTransform(subject.augmentation, side, channels),
+        batch_size=settings.batch_size,
+        channels=channels,
+        reading=config.Reading() if subject.recipe is None else subject.recipe.reading,
+        workers=settings.workers,
+    )
+    bad = BadFiles(split, len(source), "skip", path=None)
+    batches = tuple(watched(loader, bad))
+    if not batches:
+        raise DataError(f"{spec!r} has no readable image", fix="give other images; mae-lite check DATA says more")
+    images = sum(len(batch.ids) for batch in batches)
+    about = {"data": spec, "split": taken, "images": images, "unreadable": bad.count, "seed": settings.seed}
+    return Pictures(batches, subject.augmentation, labelled, about)
+
+
+def _unsaid(flag: str, subject: Subject) -> ConfigError:
+    return ConfigError(
+        f"{flag} is missing",
+        found=f"{subject.source!r}, a timm folder, which does not name the data it was trained on",
+        expected="images to run the model on",
+        fix=f"{flag} PATH, or give the folder of the run",
+    )
