@@ -30,8 +30,9 @@ def commands(run: Path) -> list[str]:
     before: list[str] = []
     for flag in ("init", "teacher"):
         if record.get(flag):
-            before += commands(Path(record[flag]))
-            words += [f"--{flag}", f"runs/{Path(record[flag]).name}"]
+            ours = record[flag].startswith(shipped.PREFIX)
+            before += [] if ours else commands(Path(record[flag]))
+            words += [f"--{flag}", record[flag] if ours else f"runs/{Path(record[flag]).name}"]
     return [*before, " ".join([*words, "--out", f"runs/{run.name}"])]
 
 

@@ -1077,7 +1077,7 @@ class Runtime(Config):
     out: str | None = None
     """Run folder; by default runs/RECIPE-HASH, so that the same command finds its run again."""
     init: str | None = None
-    """Weights to start from: a run folder, a checkpoint folder, a file, or pretrained:NAME for those of this package."""
+    """Weights to start from: a run folder, a checkpoint folder, a file, or pretrained:NAME (docs/predict.md)."""
     teacher: str | None = None
     """Weights of the teacher that a recipe distils: a run folder, a checkpoint folder, a timm folder, a file, or
     timm:NAME for pre-trained weights that timm knows."""

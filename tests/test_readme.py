@@ -170,7 +170,7 @@ def test_the_predict_page_runs(workplace: Path, capsys: pytest.CaptureFixture[st
     line = "mae-lite finetune scratch --data labelled --out runs/photos-fine"
     assert cli.main([*with_override(line), "--epochs", "1", "--warmup-epochs", "0"]) == 0, capsys.readouterr().err
     lines = [line for block in blocks("bash", PREDICT_PAGE) for line in block.splitlines()]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
     assert (workplace / "runs" / "photos.csv").read_text().startswith("image,class_1,probability_1,class_2,")

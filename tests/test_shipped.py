@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -14,6 +16,7 @@ import torch
 import mae_lite
 from mae_lite import cli, files, recipes, shipped, training
 from mae_lite.data.opening import open_source
+from mae_lite.data.sources import subset
 from mae_lite.errors import CheckpointError
 from tests import toy
 from tests.test_errors import assert_contract
@@ -70,6 +73,22 @@ def test_a_name_stands_wherever_weights_do(tmp_path: Path, capsys: pytest.Captur
     assert (tmp_path / "analysis" / "cka-digits-mae+digits-mae-finetuned.svg").exists()
     assert cli.main(["predict", "pretrained:digits-mae-finetuned", "digits", "--top", "1", "--json"]) == 0
     assert '"model": "pretrained:digits-mae-finetuned"' in capsys.readouterr().out
+
+
+def test_a_run_becomes_a_model_to_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    release = importlib.import_module("release")
+    start, tuned = recipes.get("digits-mae"), recipes.get("digits-finetune")
+    training.run(recipes.derive(start, epochs=0.3, warmup_epochs=0.1), toy.runtime(tmp_path / "start"))
+    tuned = recipes.derive(tuned, epochs=2, warmup_epochs=1)
+    training.run(tuned, toy.runtime(tmp_path / "run", init=str(tmp_path / "start")))
+    words = [str(tmp_path / "run"), "toy", "--about", "A toy.", "--out", str(tmp_path / "out")]
+    assert release.main(words) == 0
+    text = (tmp_path / "out" / "toy" / "README.md").read_text()
+    assert "of the 451 test images, 10 classes" in text and "--init runs/start" in text and str(tmp_path) not in text
+    (made,) = mae_lite.predict(tmp_path / "out" / "toy", subset(open_source("digits", "test"), np.array([3])), top=1)
+    (plain,) = mae_lite.predict(tmp_path / "run", subset(open_source("digits", "test"), np.array([3])), top=1)
+    assert made.probabilities == pytest.approx(plain.probabilities, abs=1e-2)
 
 
 @pytest.mark.parametrize(
