@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mae_lite import __version__
-from mae_lite.commands import COMMANDS, first_rank
+from mae_lite.commands import COMMANDS
 from mae_lite.errors import (
     EXIT_INTERRUPTED,
     ConfigError,
@@ -18,6 +18,7 @@ from mae_lite.errors import (
     plain,
     plain_handler,
 )
+from mae_lite.launch import first_rank
 
 
 def main(argv: Sequence[str] | None = None) -> int:

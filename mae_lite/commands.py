@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from mae_lite import config, costs, overrides, recipes
 from mae_lite.cli_options import BenchRequest, CheckOptions, DemoOptions, ListOptions, PlanRequest, PrepareOptions
 from mae_lite.cli_words import flags_of, options_from, positional
 from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, plain
+from mae_lite.launch import first_rank
 from mae_lite.model_commands import (
     analyze,
     convert,
@@ -26,12 +26,6 @@ from mae_lite.model_commands import (
     transfer,
     watch,
 )
-
-
-def first_rank() -> bool:
-    """Say whether this process is the one of several that speaks."""
-    # torchrun sets RANK, Fabric's own launcher LOCAL_RANK
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
 
 
 def list_recipes(words: Sequence[str]) -> int:
@@ -75,7 +69,7 @@ def _train(command: str, words: Sequence[str]) -> int:
 
     outcome = training.run(*request.split())
     if first_rank():
-        print(f"{outcome.state} at step {outcome.step} of {outcome.total_steps}: {outcome.folder}")
+        print(plain(f"{outcome.state} at step {outcome.step} of {outcome.total_steps}: {outcome.folder}"))
         if outcome.state != "finished":
             print(
                 "the same command continues it"

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mae_lite import config, demo_results, files, recipes
 from mae_lite.data.sources import Source
 from mae_lite.demo_results import BASELINES, LABELS, MAE, METHODS, SEEDS, Cell
-from mae_lite.errors import EXIT_STOPPED
+from mae_lite.errors import EXIT_STOPPED, plain
 from mae_lite.processes import Pool, stop_signals_raise
 from mae_lite.report import compose, page
 from mae_lite.report.read import BASELINES as BASELINES_FILE
@@ -69,7 +69,7 @@ def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: i
     report = compose.compose(shown, demo_results.TITLE, demo_results.NOTES)
     page.write(report, path)
     print("\n" + "\n".join(report.headline))
-    print(f"The page: {path}  ({time.monotonic() - start:.0f} s)")
+    print(plain(f"The page: {path}  ({time.monotonic() - start:.0f} s)"))
     return 0
 
 

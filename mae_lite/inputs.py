@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from mae_lite import config
+from mae_lite import config, launch
 from mae_lite.data.bad_files import FILE, BadFiles
 from mae_lite.data.loader import Batch, evaluation_loader, training_loader, watched
 from mae_lite.data.opening import open_source, own_split
@@ -240,4 +239,4 @@ def workers_of(runtime: config.Runtime, source: Source, ranks: int) -> int:
 
 def ranks_here(ranks: int) -> int:
     """Return how many of the ``ranks`` run on this machine: torchrun says it, fewer than all on many machines."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    return launch.number("LOCAL_WORLD_SIZE", ranks, least=1)

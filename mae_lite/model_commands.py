@@ -201,7 +201,7 @@ def report(words: Sequence[str]) -> int:
     found = compose.compose(runs, options.title)
     page.write(found, Path(options.out))
     print("\n".join(found.headline))
-    print(f"The page: {options.out}")
+    print(plain(f"The page: {options.out}"))
     return 0
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from mae_lite import files
 from mae_lite.config import Recipe, Runtime
-from mae_lite.errors import CheckpointError, ConfigError, DiskError
+from mae_lite.errors import CheckpointError, ConfigError, DiskError, plain
 
 FORMAT = 1
 _LIBRARIES = ("mae_lite", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
@@ -204,7 +204,7 @@ class RunDir:
         except DiskError as error:
             self._gap += 1
             if self._gap == 1:
-                print(f"warning: {error.what} ({error.found}), training goes on; {error.fix}", file=sys.stderr)
+                print(plain(f"warning: {error.what} ({error.found}), training goes on; {error.fix}"), file=sys.stderr)
 
     def cut(self, step: int) -> None:
         """Drop rows and previews after ``step``: a resumed run makes them again; at 0, where it starts anew, all."""

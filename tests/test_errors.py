@@ -737,3 +737,21 @@ def test_the_first_rank_speaks_for_all_of_what_all_know(
     monkeypatch.setitem(commands.COMMANDS, "recipes", fail)
     assert run("recipes") == CONFIG
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WORLD_SIZE", "two"), ("WORLD_SIZE", "0"), ("LOCAL_WORLD_SIZE", "-1"), ("LOCAL_WORLD_SIZE", "")],
+)
+def test_a_launch_that_says_nonsense(name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setenv(name, value)
+    code = pretrain()
+    message = assert_contract(capsys.readouterr().err, code, CONFIG, mentions=[name, repr(value)])
+    assert "torchrun" in message
+
+
+def test_a_folder_name_gives_no_orders_to_a_terminal(capsys: Captured) -> None:
+    assert pretrain("--stop-after-steps", "1", out="run\x1b[2J") == 0
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err and "run\\x1b[2J" in captured.out

@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from lightning_fabric import Fabric
 
+from mae_lite import launch
 from mae_lite.config import Recipe, Runtime
 from mae_lite.errors import ConfigError, MaeLiteError
 from mae_lite.rundir import resident_peak_mb
@@ -38,8 +39,8 @@ def start_fabric(recipe: Recipe, runtime: Runtime) -> Fabric:
         raise ConfigError("devices", found=found, fix=f"--devices {torch.cuda.device_count()}")
     devices, nodes = runtime.devices, 1
     if "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = max(1, int(os.environ.get("WORLD_SIZE", devices)) // devices)
+        devices = launch.number("LOCAL_WORLD_SIZE", 1, least=1)
+        nodes = max(1, launch.number("WORLD_SIZE", devices, least=1) // devices)
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu" if runtime.accelerator == "auto" else runtime.accelerator,
         devices=devices,
@@ -108,7 +109,7 @@ def joined() -> Iterator[tuple[int, int]]:
 
     Without torchrun this process is alone. They wait for each other at the end of the block.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if launch.number("WORLD_SIZE", 1, least=1) == 1:
         yield 0, 1
         return
     torch.distributed.init_process_group("gloo", timeout=timedelta(days=1))  # a slow disk may keep one for hours
