@@ -86,7 +86,7 @@ def searched(study: Study, names: Sequence[str], task: str | None) -> tuple[Stud
         SystemExit: when the study has no such row or task.
     """
     chosen = _task(study, task)
-    known = {row.name: row for row in study.rows if not row.bound}
+    known = {row.name: row for row in study.rows if not row.bound and row.longer == 1.0}
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"{study.name!r} has no row {unknown[0]!r}; it has {', '.join(known)}")
@@ -165,6 +165,14 @@ def write(path: Path, study: Study, task: str, rows: list[dict[str, Any]], comma
     return content
 
 
+def _command(options: argparse.Namespace) -> list[str]:
+    """Return the command with what decides its result, without places of this machine."""
+    words = ["python", "benchmarks/study_search.py", "DATA", "--study", options.study, "--scale", options.scale]
+    words += ["--task", options.task] if options.task else []
+    words += ["--updates", str(options.updates)] if options.updates else []
+    return words + (["--rows", *options.rows] if options.rows else [])
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Try what is not tried yet, print the settings and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -178,8 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--updates", type=int, help="cut every training to so many, for a quick look")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and how long it takes")
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     study, asked = searched(
         studies.get(options.study, options.scale).shorter(options.updates, None), options.rows, options.task
     )
@@ -195,8 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; the same command goes on" if ended.stopped else f"failed: {', '.join(broken)}")
         return 1
     path = options.out or Path("benchmarks/results") / f"{options.study}_search_{options.scale}.json"
-    command = ["python", "benchmarks/study_search.py", *("DATA" if word == options.data else word for word in given)]
-    content = write(path, study, study.tasks[0].name, outcome(built, asked), command)
+    content = write(path, study, study.tasks[0].name, outcome(built, asked), _command(options))
     for row in content["settings"]:
         first = "" if row["pretraining_lr"] is None else f"{row['pretraining_lr']:.2g}"
         top1 = "diverged" if row["diverged"] else f"{row['val_top1']:.1f}"

@@ -20,7 +20,7 @@ from mae_lite.errors import ConfigError
 from mae_lite.overrides import build, parse
 from mae_lite.studies import ablation
 from mae_lite.studies.values import Analysis, Scale, Study
-from mae_lite.studying import forecast, graph, results
+from mae_lite.studying import forecast, graph, recommending, results
 from mae_lite.studying.graph import Graph
 from mae_lite.studying.stages import Stage
 
@@ -284,6 +284,7 @@ def test_pre_training_and_transfer_share_no_class() -> None:
     seeds = {row.name: {cell.seed for cell in made.cells if cell.row.name == row.name} for row in study.rows}
     assert seeds == {
         "scratch": {0, 1, 2},
+        "scratch, 3 x longer": {0},
         "supervised": {0, 1, 2},
         "MoCo-v3": {0},
         "MAE": {0, 1, 2},
@@ -291,6 +292,21 @@ def test_pre_training_and_transfer_share_no_class() -> None:
     }
     (kept,) = [stage for stage in made.stages.values() if stage.kind == "layers"]
     assert kept.words[kept.words.index("--seeds") + 1 :][:2] == ("0", "--out")
+
+
+def test_a_longer_row_has_more_of_every_task() -> None:
+    study = studies.get("cifar10", "cpu")
+    plain, longer = (next(row for row in study.rows if row.name == name) for name in ("scratch", "scratch, 3 x longer"))
+    for task in study.tasks:
+        one, other = study.finetuned(plain, task, 0), study.finetuned(longer, task, 0)
+        assert (other.epochs, other.warmup_epochs) == pytest.approx((3 * one.epochs, 3 * one.warmup_epochs))
+        assert recipes.derive(other, epochs=one.epochs, warmup_epochs=one.warmup_epochs).digest() == one.digest()
+    made = graph_of(study)
+    gflops: dict[str, float] = dict.fromkeys((row.name for row in study.rows), 0.0)
+    for cell in made.cells:
+        if cell.task == study.tasks[0] and cell.seed == 0:
+            gflops[cell.row.name] = recommending._gflops(made, cell.row, cell.task)
+    assert gflops["MAE"] < gflops["scratch, 3 x longer"] < 1.2 * gflops["MAE"]
 
 
 def test_seeds_come_in_turn_and_what_most_depends_on_first() -> None:

@@ -36,6 +36,8 @@ class Row(Config):
     """Top-1 in percent that the source reports."""
     seeds: int | None = Field(None, ge=1)
     """Only the first so many of the study's seeds; None takes all."""
+    longer: float = Field(1.0, gt=0.0)
+    """How many times a task's epochs it is fine-tuned for: training from scratch with the arithmetic of the others."""
 
 
 class Task(Config):
@@ -133,7 +135,14 @@ class Study(Config):
 
     def finetuned(self, row: Row, task: Task, seed: int) -> Recipe:
         """Return a row's fine-tuning as it is run on ``task`` with ``seed``."""
-        return self._cut(recipes.derive(row.finetuning, **{**task.changes, "seed": seed}), task)
+        tuned = recipes.derive(row.finetuning, **{**task.changes, "seed": seed})
+        if row.longer != 1.0:
+            lengths: dict[str, Any] = {
+                "epochs": tuned.epochs * row.longer,
+                "warmup_epochs": tuned.warmup_epochs * row.longer,
+            }
+            tuned = recipes.derive(tuned, **lengths)
+        return self._cut(tuned, task)
 
     def trained_on(self, recipe: Recipe, task: Task | None = None) -> int:
         """Return how many images a recipe trains on (see :func:`trained_on`), of pre-training's, or of a task's."""
