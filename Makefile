@@ -5,7 +5,11 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 TESTS := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test check format
+# Runs the tests of faults, and writes what they counted into docs/reliability.md.
+reliability: .venv/installed
+	$(BIN)/python benchmarks/reliability.py
+
+.PHONY: demo test check format reliability
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

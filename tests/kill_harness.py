@@ -32,8 +32,19 @@ from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.methods.maskfeat import FeaturePrediction
 from mae_lite.methods.mocov3 import MomentumContrast
 from mae_lite.methods.simmim import PixelRegression
+from mae_lite.methods.supervised import SupervisedClassifier
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
+
+PROBES: dict[str, Any] = {"probe_every_epochs": 3 / 84, "probe_images": 60}
+"""At steps 0, 3 and 6."""
+
+
+def finetuning() -> Recipe:
+    """Return a classifier with all that a checkpoint can hold: an average, a best one, drop path."""
+    encoder = {"depth": 2, "drop_path": 0.5}
+    return toy.classifier(encoder=encoder, ema_decay=0.9, validation_fraction=0.5)
+
 
 METHODS: dict[str, tuple[Callable[[], Recipe], type[Method]]] = {
     "mae": (toy.mae, MaskedAutoencoder),
@@ -44,6 +55,7 @@ METHODS: dict[str, tuple[Callable[[], Recipe], type[Method]]] = {
     "maskfeat": (toy.maskfeat, FeaturePrediction),
     "simmim": (toy.simmim_swin, PixelRegression),
     "distilled_swin": (toy.distilled_swin, DistilledPixelRegression),
+    "finetune": (finetuning, SupervisedClassifier),
 }
 
 
@@ -114,8 +126,8 @@ def child(folder: Path, workers: int, kill_at: int, kind: str, teacher: str | No
     try:
         files.disk = TickingDisk(tick)
         method.after_step = after_step  # type: ignore[method-assign]
-        probes = {"probe_every_epochs": 3 / 84, "probe_images": 60}  # at steps 0, 3 and 6
-        training.run(toy_recipe(), toy.runtime(folder, workers=workers, teacher=teacher, **probes))
+        beside = {"validate_every_epochs": 1} if kind == "finetune" else PROBES
+        training.run(toy_recipe(), toy.runtime(folder, workers=workers, teacher=teacher, **beside))
         if count is not None:
             count.write_text(str(ticks))
         os._exit(0)
@@ -128,7 +140,8 @@ def remains(folder: Path) -> dict[str, Any]:
     """Return everything that two runs must agree on."""
     step, newest = checkpoints(folder)[0]
     tensors = {name: files.sha256(data) for name, data in files.read_folder(newest).items()}
-    encoder = files.sha256((folder / "encoder" / "model.safetensors").read_bytes())
+    (model,) = (path for name in ("encoder", "classifier") if (path := folder / name / "model.safetensors").exists())
+    encoder = files.sha256(model.read_bytes())
     rows = [{k: v for k, v in row.items() if k not in toy.TIMES} for row in read_rows(folder)]
     previews = {path.name: files.sha256(path.read_bytes()) for path in (folder / "previews").glob("*")}
     return {"step": step, "tensors": tensors, "encoder": encoder, "rows": rows, "previews": previews}

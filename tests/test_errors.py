@@ -23,6 +23,7 @@ from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.models import weights
 from tests import toy
 from tests.faulty_disk import FaultyDisk
+from tests.figures_of import tally
 
 ROOT = Path(__file__).parent.parent
 Captured = pytest.CaptureFixture[str]
@@ -47,6 +48,7 @@ def assert_contract(
     assert "http" not in message and "pydantic" not in message and "<class" not in message
     assert [str(mention) for mention in mentions if str(mention) not in message] == [], message
     assert len(what) > 15
+    tally("bad inputs")
     return message
 
 

@@ -23,6 +23,7 @@ from mae_lite.engine.optim import build_optimizer
 from mae_lite.errors import CheckpointError, DiskError
 from tests import toy
 from tests.faulty_disk import FaultyDisk, at, healthy
+from tests.figures_of import tally
 
 ROOT = Path(__file__).parent.parent
 WAYS = ((errno.ENOSPC, True), *((n, False) for n in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)))
@@ -86,6 +87,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, write: Callable[
         assert (folder / "f.json").read_bytes() in (OLD, NEW), disk.operations
         files.sweep(folder)
         assert names(folder) == {"f.json"}
+    tally("faults", trial + 1)
 
 
 def test_nothing_appears_under_the_final_name_of_a_failed_file(tmp_path: Path) -> None:
@@ -120,6 +122,7 @@ def test_a_new_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
             assert files.read_folder(folder / "step_6") == TWO
         files.sweep(folder)
         assert names(folder) <= {"step_6"}
+    tally("faults", trial + 1)
 
 
 def test_an_existing_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -144,6 +147,7 @@ def test_an_existing_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> N
         files.sweep(folder)
         assert names(folder) == {"encoder"}, disk.operations
         assert files.read_folder(folder / "encoder") in (one, TWO), disk.operations
+    tally("faults", trial + 1)
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
@@ -240,6 +244,7 @@ def test_every_failed_save_leaves_a_verified_checkpoint(saved: Path, tmp_path: P
         save(run, 6, parts)  # the disk is well again
         assert [step for step, _ in rundir.checkpoints(run)] == [6, 4]
         shutil.rmtree(run)
+    tally("faults", trial + 1)
     assert failed == (count - 1) * len(WAYS) * 2  # only the last, a deletion, is merely a warning
 
 
@@ -308,6 +313,10 @@ def test_no_intact_checkpoint_is_an_error_not_a_new_start(saved: Path, tmp_path:
     assert checkpoint.newest(tmp_path / "nothing") is None
 
 
+FLIPS = 2000
+"""Of single bits, in each of four files."""
+
+
 def lengths(size: int) -> Iterator[int]:
     """Yield every length of a small file, and 200 of a large one."""
     yield from range(size) if size <= 600 else sorted({*range(0, size, max(1, size // 200)), size - 1})
@@ -317,13 +326,15 @@ def test_no_truncated_or_flipped_file_is_read(saved: Path) -> None:
     folder = saved / "checkpoints" / "step_4"
     originals = {path: path.read_bytes() for path in sorted(folder.iterdir())}
     assert len(originals) == 4
-    choose = random.Random(0)
+    choose, tried = random.Random(0), 0
     for path, data in originals.items():
         for length in lengths(len(data)):
+            tried += 1
             path.write_bytes(data[:length])
             with pytest.raises(CheckpointError, match=r"(?s)step_4.*\nFix: "):
                 files.read_folder(folder)
-        for _ in range(500):
+        tried += FLIPS
+        for _ in range(FLIPS):
             bit = choose.randrange(8 * len(data))
             flipped = bytearray(data)
             flipped[bit // 8] ^= 1 << bit % 8
@@ -335,6 +346,7 @@ def test_no_truncated_or_flipped_file_is_read(saved: Path) -> None:
             files.read_folder(folder)
         path.write_bytes(data)
         assert len(files.read_folder(folder)) == 3
+    tally("corrupted", tried)
 
 
 # Lock

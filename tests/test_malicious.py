@@ -25,6 +25,7 @@ import torch
 from mae_lite import cli
 from mae_lite.errors import CheckpointError
 from mae_lite.models import weights
+from tests.figures_of import tally
 from tests.test_errors import assert_contract
 
 CANARY = "canary"
@@ -128,6 +129,7 @@ def test_no_code_of_a_checkpoint_runs(name: str, form: Callable[[Any], None]) ->
     with pytest.raises(CheckpointError) as error:
         weights.read_file(Path("w.pth"))
     assert sorted(os.listdir()) == before == ["w.pth"]
+    tally("malicious")
     words = str(error.value)
     assert "Fix:" in words and "weights_only" not in words and "w.pth" in words
 
@@ -224,4 +226,5 @@ def test_every_flipped_bit_of_a_small_checkpoint_is_noticed_or_harmless() -> Non
             continue
         same = found.keys() == original.keys() and all(torch.equal(found[key], original[key]) for key in original)
         silent += not same
+    tally("corrupted", len(places), silent)
     assert silent == 0

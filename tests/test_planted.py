@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import planting
+from tests.figures_of import tally
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,4 +28,5 @@ def test_every_planted_bug_is_caught(tmp_path: Path) -> None:
     assert set(caught) == {bug.name for bug in planting.BUGS}
     assert [name for name, check in caught.items() if check is None] == []
     assert [check for check in caught.values() if "its text is" in check or "no function changed" in check] == []
+    tally("bugs", len(caught))
     assert len(caught) >= 20

@@ -28,6 +28,7 @@ from mae_lite.report.groups import Estimate
 from mae_lite.report.read import read
 from mae_lite.report.watch import Watch
 from tests import stored
+from tests.figures_of import tally
 
 
 class Reader(html.parser.HTMLParser):
@@ -187,6 +188,7 @@ def test_nothing_in_a_run_becomes_markup(tmp_path: Path) -> None:
     run, title = filled(tmp_path / "plain", "harmless")
     expected = Reader(page.render(compose([run], title))).tags
     assert len(PAYLOADS) * len(FIELDS) >= 400
+    tally("payloads", len(PAYLOADS) * len(FIELDS))
     for place, payload in enumerate(PAYLOADS):
         run, title = filled(tmp_path / str(place), payload)
         reader = Reader(page.render(compose([run], title)))

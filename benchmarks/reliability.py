@@ -1,0 +1,145 @@
+"""Runs the tests of faults and writes docs/reliability.md from what they counted: `make reliability`.
+
+    python benchmarks/reliability.py [--date 2026-01-31] [--only-page]
+
+The counts are kept in benchmarks/results/reliability.json; --only-page writes the page from them again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "reliability.json"
+PAGE = ROOT / "docs" / "reliability.md"
+TESTS = (
+    "files",
+    "errors",
+    "convert",
+    "corpus",
+    "kill",
+    "malicious",
+    "pairs",
+    "planted",
+    "predict",
+    "report",
+    "training",
+)
+FIGURES = {
+    "kills": "SIGKILLs of a training run, at an update or inside an operation of the disk; started again, it ended with "
+    "the same bits: weights, optimiser, average, rows, pictures",
+    "faults": "operations of the disk that failed (once or for ever, cut in half or not, with several errors): "
+    "the old or the new is there, whole, and a checkpoint that verifies",
+    "corrupted": "checkpoints cut short or with a flipped bit, ours and strangers': refused, or no value differs",
+    "bugs": "bugs planted into saving and resuming: caught",
+    "bad inputs": "bad settings, images, labels, folders and weights: one message, with what was found, what was "
+    "expected and what to do; the right exit code, no traceback",
+    "malicious": "checkpoints of strangers that run code when they are loaded: refused, and nothing ran",
+    "payloads": "pieces of HTML and scripts in names, titles and messages: shown as text on the page",
+    "deaths": "deaths and errors of one of two ranks: the other ended too, and the run went on from what was saved",
+}
+HEAD = """# Reliability
+
+What breaks, and what happens then. `make reliability` runs the tests that this page counts and writes it; `make test`
+runs them too.
+
+"""
+LIMITS = """
+## What is promised, and what is not
+
+- **The same bits** after an interruption: for the same build of PyTorch, kind of device and number of ranks, whatever
+  the number of workers. With another number of ranks the same images come in the same order, and rounding differs.
+- After a kill, the updates since the last checkpoint are made again: by default at most those of a minute, or of fifty
+  times what a checkpoint takes to write. After SIGTERM, SIGINT or SIGUSR1 none: the update is finished and saved.
+- A file counts as written when the disk says so (fsync of file and folder). A disk that lies is noticed where it gives
+  back other bytes at once, since a checkpoint is read again before older ones are deleted; later by its SHA-256.
+- Rot inside a JPEG that still decodes is invisible, unless `mae-lite check --save-hashes` knew the file before.
+- Weights of strangers are loaded as tensors alone; no code in them runs, and no option asks for trust. Their numbers
+  can still be wrong: `convert` compares outputs with the formula before it writes.
+- Several GPUs, NCCL and real clusters were not tried by these tests: they run on processors, through gloo.
+"""
+
+
+def carry_out() -> dict[str, Any]:
+    """Run the tests; return what they counted, with the time and the machine.
+
+    Raises:
+        SystemExit: when a test failed.
+    """
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        lines = Path(folder) / "figures.jsonl"
+        tests = [f"tests/test_{name}.py" for name in TESTS]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", *tests]
+        environment = os.environ | {"MAE_LITE_FIGURES": str(lines), "OMP_NUM_THREADS": "1"}
+        if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+            sys.exit("a test failed: no page is written")
+        counted = [json.loads(line) for line in lines.read_text().splitlines()]
+    import torch
+
+    return {
+        "figures": summed(counted),
+        "seconds": round(time.monotonic() - begun),
+        "software": f"Python {platform.python_version()}, torch {torch.__version__}",
+        "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "system": platform.system()},
+        "command": "make reliability",
+    }
+
+
+def summed(counted: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return for each figure how often it was tried, how often wrong, and the longest time.
+
+    Raises:
+        SystemExit: when a figure was not counted at all, or one is not known.
+    """
+    found: dict[str, dict[str, Any]] = collections.defaultdict(lambda: {"tried": 0, "wrong": 0, "seconds": None})
+    for line in counted:
+        one = found[line["what"]]
+        one["tried"] += line["tried"]
+        one["wrong"] += line["wrong"]
+        if line["seconds"] is not None:
+            one["seconds"] = round(max(line["seconds"], one["seconds"] or 0.0), 1)
+    if found.keys() != FIGURES.keys():
+        sys.exit(f"counted {', '.join(sorted(found))}; expected {', '.join(sorted(FIGURES))}")
+    return {name: found[name] for name in FIGURES}
+
+
+def page(content: dict[str, Any]) -> str:
+    """Return the page."""
+    rows = ["| what was tried | times | not as promised |", "|---|---|---|"]
+    for name, said in FIGURES.items():
+        one = content["figures"][name]
+        slowest = "" if one["seconds"] is None else f", after at most {one['seconds']:g} s"
+        rows.append(f"| {said}{slowest} | {one['tried']:,} | {one['wrong']:,} |")
+    about = f"On {content['date']}, {content['software']}, {content['hardware']['cpus']} processors "
+    about += f"({content['hardware']['machine']}), in {content['seconds'] / 60:.0f} minutes."
+    return HEAD + "\n".join([*rows, "", about]) + "\n" + LIMITS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, write the counts, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--date", default=datetime.date.today().isoformat())
+    parser.add_argument("--only-page", action="store_true")
+    options = parser.parse_args(arguments)
+    if not options.only_page:
+        RESULT.write_text(json.dumps({**carry_out(), "date": options.date}, indent=1) + "\n")
+    PAGE.write_text(page(json.loads(RESULT.read_text())))
+    print(PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
