@@ -38,7 +38,7 @@ TESTS = (
     "training",
 )
 FIGURES = {
-    "kills": "SIGKILLs of a training run, at an update or inside an operation of the disk; started again, it ended with "
+    "kills": "SIGKILLs of a run, at an update or inside an operation of the disk; started again, it ended with "
     "the same bits: weights, optimiser, average, rows, pictures",
     "faults": "operations of the disk that failed (once or for ever, cut in half or not, with several errors): "
     "the old or the new is there, whole, and a checkpoint that verifies",
