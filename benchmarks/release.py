@@ -9,6 +9,7 @@ run: the largest difference stands on its page, and a classifier's accuracy is t
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,14 +27,14 @@ def commands(run: Path) -> list[str]:
     """Return the commands that make a run, the ones that it starts from first."""
     record, recipe = incoming.described(run, "a run folder")
     kind = "finetune" if recipe.start == "pretrained" else "pretrain"
-    words = ["mae-lite", kind, recipe.name, "--data", record["data"], *repeat.changes(recipe)]
+    words = ["mae-lite", kind, recipe.name, "--data", Path(record["data"]).name, *repeat.changes(recipe)]
     before: list[str] = []
     for flag in ("init", "teacher"):
         if record.get(flag):
             ours = record[flag].startswith(shipped.PREFIX)
             before += [] if ours else commands(Path(record[flag]))
             words += [f"--{flag}", record[flag] if ours else f"runs/{Path(record[flag]).name}"]
-    return [*before, " ".join([*words, "--out", f"runs/{run.name}"])]
+    return [*before, shlex.join([*words, "--out", f"runs/{run.name}"])]
 
 
 def page(run: Path, name: str, about: str, found: dict[str, object], size: int) -> str:
@@ -52,8 +53,8 @@ def page(run: Path, name: str, about: str, found: dict[str, object], size: int) 
     ]
     if found["accuracy"] is not None:
         lines.append(
-            f"- Top-1 accuracy: {100 * float(str(found['accuracy'])):.1f} % of the {found['images']:,} test images, "
-            f"{len(record['classes'])} classes."
+            f"- Top-1 accuracy: {100 * float(str(found['accuracy'])):.1f} % of the {found['images']:,} "
+            f"{found['split']} images, {len(record['classes'])} classes."
         )
     lines += [
         f"- Largest difference from the run in float32, as a share of the largest output: {found['difference']:.1e}.",
@@ -102,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = {
         "accuracy": row["accuracy"],
         "images": exported["compared_on"]["images"],
+        "split": exported["compared_on"]["split"],
         "difference": row["largest_relative_difference"],
     }
     size = sum(map(len, contents.values()))

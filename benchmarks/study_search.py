@@ -1,8 +1,8 @@
 """The search behind a study's learning rates: six settings for every row, scratch included, on a part of train.
 
 A row that trains from scratch has six learning rates; one that is pre-trained has two rates of pre-training, each with
-three of fine-tuning. All are multiples of what the study has now. Every setting is trained once, with the first seed,
-and measured on a tenth of the training images; test images are not read. A setting that diverges is an answer.
+three of fine-tuning. All are multiples of what the study had before. Every setting is trained once, with the first
+seed, and measured on a tenth of the training images; test images are not read. A setting that diverges is an answer.
 
     python benchmarks/study_search.py DATA [--study cifar10] [--scale cpu] [--rows scratch MAE ...]
 
@@ -35,6 +35,13 @@ SCRATCH = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Multiples of the learning rate of a row that starts from random weights."""
 PRETRAINING = (1.0, 2.0)
 FINETUNING = (0.5, 1.0, 2.0)
+AROUND: dict[tuple[str, str], tuple[float | None, float]] = {
+    ("cifar10-cpu", "scratch"): (None, 1.25e-3),
+    ("cifar10-cpu", "MAE"): (2e-3, 5e-3),
+    ("cifar10-cpu", "D-MAE"): (2e-3, 5e-3),
+}
+"""Rates of pre-training and fine-tuning that a row's settings are multiples of: what the study had before it was
+searched; other rows have theirs of now."""
 VALIDATION = 0.1
 """Share of the training images that settings are compared on."""
 
@@ -54,16 +61,17 @@ class Setting(NamedTuple):
         return f"{self.row}{first}, fine-tuning at {self.finetuning:g}"
 
 
-def settings(row: Row) -> Iterator[tuple[Setting, Row]]:
+def settings(study: Study, row: Row) -> Iterator[tuple[Setting, Row]]:
     """Yield the settings of a row, each with the row that has them."""
-    rate = row.finetuning.lr_per_256
-    if row.pretraining is None:
+    now = None if row.pretraining is None else row.pretraining.recipe.lr_per_256
+    start, rate = AROUND.get((study.name, row.name), (now, row.finetuning.lr_per_256))
+    if start is None:
         for factor in SCRATCH:
             yield _made(row, None, rate * factor)
         return
     for first in PRETRAINING:
         for factor in FINETUNING:
-            yield _made(row, row.pretraining.recipe.lr_per_256 * first, rate * factor)
+            yield _made(row, start * first, rate * factor)
 
 
 def _made(row: Row, first: float | None, second: float) -> tuple[Setting, Row]:
@@ -90,7 +98,7 @@ def searched(study: Study, names: Sequence[str], task: str | None) -> tuple[Stud
     unknown = [name for name in names if name not in known]
     if unknown:
         sys.exit(f"{study.name!r} has no row {unknown[0]!r}; it has {', '.join(known)}")
-    made = [pair for name, row in known.items() if not names or name in names for pair in settings(row)]
+    made = [pair for name, row in known.items() if not names or name in names for pair in settings(study, row)]
     changes = {
         "rows": tuple(row for _, row in made),
         "tasks": (chosen.model_copy(update={"changes": {**chosen.changes, "validation_fraction": VALIDATION}}),),
@@ -130,15 +138,20 @@ def outcome(built: graph.Graph, asked: dict[str, Setting]) -> list[dict[str, Any
 
 
 def best(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return the best setting of each row, and whether it lies at an edge of what was tried."""
+    """Return the best setting of each row, and which of its rates are the lowest or highest that was tried."""
     found: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(row["row"] for row in rows):
         here = [row for row in rows if row["row"] == name and not row["diverged"]]
         if here:
             top = max(here, key=lambda row: row["val_top1"])
-            rates = sorted({row["finetuning_lr"] for row in rows if row["row"] == name})
-            found[name] = {**top, "at_an_edge": top["finetuning_lr"] in (rates[0], rates[-1])}
+            edges = [key for key in ("pretraining_lr", "finetuning_lr") if _at_an_edge(top[key], key, rows, name)]
+            found[name] = {**top, "at_an_edge_of": edges}
     return found
+
+
+def _at_an_edge(rate: float | None, key: str, rows: Sequence[dict[str, Any]], name: str) -> bool:
+    tried = sorted({row[key] for row in rows if row["row"] == name and row[key] is not None})
+    return rate is not None and rate in (tried[0], tried[-1])
 
 
 def write(path: Path, study: Study, task: str, rows: list[dict[str, Any]], command: list[str]) -> dict[str, Any]:
@@ -187,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--dry-run", action="store_true", help="say what there is to do, and how long it takes")
     options = parser.parse_args(arguments)
+    if options.updates and options.out is None:
+        parser.error("--updates makes a quick look, which needs a file of its own: add --out FILE")
     study, asked = searched(
         studies.get(options.study, options.scale).shorter(options.updates, None), options.rows, options.task
     )

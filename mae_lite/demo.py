@@ -68,7 +68,7 @@ def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: i
     path, shown = out / "report.html", [pretraining.folder, *(stage.folder for stage in stages.values())]
     report = compose.compose(shown, demo_results.TITLE, demo_results.NOTES)
     page.write(report, path)
-    print("\n" + "\n".join(report.headline))
+    print(plain("\n" + "\n".join(report.headline)))
     print(plain(f"The page: {path}  ({time.monotonic() - start:.0f} s)"))
     return 0
 

@@ -43,7 +43,7 @@ def evaluate(words: Sequence[str]) -> int:
         on_bad=options.on_bad,
         allow_empty=options.allow_empty_classes,
     )
-    print(json.dumps(result, indent=2) if options.json_output else classifier.as_text(result))
+    print(json.dumps(result, indent=2) if options.json_output else plain(classifier.as_text(result)))
     return 0
 
 
@@ -200,7 +200,7 @@ def report(words: Sequence[str]) -> int:
 
     found = compose.compose(runs, options.title)
     page.write(found, Path(options.out))
-    print("\n".join(found.headline))
+    print(plain("\n".join(found.headline)))
     print(plain(f"The page: {options.out}"))
     return 0
 

@@ -158,7 +158,7 @@ def test_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert benchmark.main([*TINY, "--out", str(tmp_path), "--runs", str(tmp_path / "runs")]) == 0
     (number,) = facts(tmp_path, "cifar10_study")["numbers"]
     assert number["method"] == "scratch" and number["split"] == "test" and 0 <= number["top1_percent"] <= 100
-    assert str(tmp_path / "runs") not in (tmp_path / "gpu_cifar10_study.json").read_text().split('"results"')[1]
+    assert str(tmp_path) not in (tmp_path / "gpu_cifar10_study.json").read_text().split('"results"')[1]
 
 
 @pytest.mark.usefixtures("no_data")
@@ -410,8 +410,17 @@ def test_search_keeps_rows_that_are_not_searched_again(tmp_path: Path, monkeypat
     search.write(out, study, "few", scratch, ["a"])
     found = search.write(out, study, "few", mae, ["b"])
     assert found["settings"] == [*scratch, *mae] and found["commands"] == [["a"], ["b"]]
-    assert found["best"] == {"scratch": {**scratch[2], "at_an_edge": True}}
+    assert found["best"] == {"scratch": {**scratch[2], "at_an_edge_of": ["finetuning_lr"]}}
     assert search.write(out, study, "others", mae, ["b"])["settings"] == mae
+
+
+def test_a_search_can_be_repeated_after_its_rates_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mae_lite import studies
+
+    _, asked = module("study_search", monkeypatch).searched(studies.get("cifar10", "cpu"), ["scratch", "MAE"], None)
+    found = json.loads((BENCHMARKS / "results" / "cifar10_search_cpu.json").read_text())["settings"]
+    tried = [(row["row"], row["pretraining_lr"], row["finetuning_lr"]) for row in found]
+    assert [tuple(one) for one in asked.values()] == tried
 
 
 def test_the_study_has_the_rates_that_the_search_found() -> None:

@@ -154,9 +154,19 @@ def test_kept_blocks_are_those_of_layers() -> None:
     assert isinstance(looked, Analysis) and looked.kind == "layers"
 
 
-def test_a_damaged_analysis_is_a_seed_less(tmp_path: Path) -> None:
+def test_a_damaged_analysis_is_a_seed_less(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = graph.build(study_with(*LOOKS), tmp_path, "digits")
     write_looks(made)
     (_, _, second), *_ = made.repeated
     (second.folder / "attention.json").write_text('{"models": {"run-0": {}')
     assert [item["seeds"] for item in found(study_with(*LOOKS), tmp_path)] == [[0, 1], [0], [0, 1]]
+    assert f"{second.folder} cannot be read, so that claims lack its numbers" in caplog.text
+    (kept,) = [stage for analysis, stage in made.analyses if analysis.rows == ("MAE",)]
+    (kept.folder / "layers.json").write_text('{"blocks": 2}')
+    assert [item["seeds"] for item in found(study_with(*LOOKS), tmp_path)] == [[0, 1], [0], []]
+
+
+def test_nothing_is_repeated_without_what_the_others_are_compared_with(tmp_path: Path) -> None:
+    digits = studies.get("digits")
+    rows = [row.model_copy(update={"seeds": 1}) if row.name == "supervised" else row for row in digits.rows]
+    assert graph.build(study_with(*LOOKS, rows=tuple(rows)), tmp_path, "digits").repeated == []

@@ -255,6 +255,32 @@ def test_images_of_ones_own(labels: tuple[str, ...], run: Callable[[str], str], 
     assert (written["accuracy"] is not None) == (labels == ("0", "1")) and written["agreement"] == 1.0
 
 
+def test_training_images_measure_no_accuracy(capsys: Captured) -> None:
+    """A folder without parts is taken whole, whatever split is asked for: the model has seen these."""
+    for number in range(24):
+        folder = Path("photos", str(number % 2))
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (9, 9), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    training.run(toy.classifier(**TWO_BLOCKS, labels_per_class=None), toy.runtime(Path("own"), data="photos"))
+    assert export("own", "--to", "timm") == 0
+    assert "has no test images of its own" in capsys.readouterr().err
+    record = json.loads(Path("own/export/export.json").read_text())
+    assert record["compared_on"]["split"] == "undivided"
+    assert [form["accuracy"] for form in record["forms"]] == [None, None]
+
+
+def test_a_folder_where_one_stands(run: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(run("mean"), "classifier"))
+    assert export(".", "--to", "timm", "--images", "digits") == 0
+    assert Path("../classifier-export/timm/config.json").exists()
+
+
+def test_a_model_that_comes_along() -> None:
+    assert export("pretrained:digits-mae-finetuned", "--to", "timm", "--images", "digits") == 0
+    assert Path("digits-mae-finetuned-export/timm/config.json").exists()
+
+
 # A planted fault is found and named, and leaves nothing behind
 
 
@@ -538,6 +564,9 @@ def test_runs_that_are_not_finished(capsys: Captured) -> None:
         ("recipe", "cannot be read"),
         ("size", "images of [1, 8, 6]"),
         ("mean", "does not say how images are normalised"),
+        ("other size", "input_size 12 and a model for 8 pixels"),
+        ("names", "2 names, expected 10"),
+        ("crop", "in a way that is not possible"),
     ],
 )
 def test_runs_that_are_damaged(damage: str, words: str, run: Callable[[str], str], capsys: Captured) -> None:
@@ -556,7 +585,13 @@ def test_runs_that_are_damaged(damage: str, words: str, run: Callable[[str], str
             settings["pretrained_cfg"]["input_size"] = [1, 8, 6]
         case "mean":
             settings["pretrained_cfg"]["mean"] = []
-    if damage in ("size", "mean"):
+        case "other size":
+            settings["pretrained_cfg"]["input_size"] = [1, 12, 12]
+        case "names":
+            settings["label_names"] = ["a", "b"]
+        case "crop":
+            settings["pretrained_cfg"]["crop_pct"] = 1.5
+    if damage in ("size", "mean", "other size", "names", "crop"):
         contents = {"config.json": json.dumps(settings).encode(), SAFE: (folder / SAFE).read_bytes()}
         files.publish_folder(folder, contents)
     assert export("mean", "--to", "timm") == 4

@@ -349,6 +349,16 @@ def test_no_truncated_or_flipped_file_is_read(saved: Path) -> None:
     tally("corrupted", tried)
 
 
+@pytest.mark.parametrize("name", ["/dev/zero", "../outside", "sub/../../outside"])
+def test_a_manifest_names_files_of_its_folder_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside").write_bytes(OLD)
+    (tmp_path / "model" / "sub").mkdir(parents=True)
+    manifest = {name: {"sha256": files.sha256(OLD), "bytes": len(OLD)}}
+    (tmp_path / "model" / files.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="incomplete"):
+        files.read_folder(tmp_path / "model")
+
+
 # Lock
 
 HOLD = "import sys, time; from pathlib import Path; from mae_lite import files; "

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from mae_lite import config
+from mae_lite import config, overrides
+from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation.incoming import Incoming
 from mae_lite.models import sizes, weights
 from mae_lite.models.relative import has_tables
@@ -69,7 +70,11 @@ def preparation(source: str, channels: int, known: Mapping[str, Any]) -> config.
     Args:
         source: what to call the model in messages.
         channels: of its images.
-        known: ``mean``, ``std`` and ``crop_pct`` as timm calls them, where they are known.
+        known: ``mean``, ``std``, ``crop_pct``, ``interpolation`` and ``crop_mode`` as timm calls them, where they are
+            known; the last two are always bicubic and center here.
+
+    Raises:
+        CheckpointError: for numbers that are none.
     """
     usual = config.Augmentation()
     mean, std = (known.get(name) for name in ("mean", "std"))
@@ -78,5 +83,16 @@ def preparation(source: str, channels: int, known: Mapping[str, Any]) -> config.
         mean, std = (usual.mean, usual.std) if same else ((0.5,) * channels, (0.25,) * channels)
         _log.warning("%s does not say how its images are normalised; mean %s, deviation %s", source, mean, std)
     crop = known.get("crop_pct") or usual.eval_crop
+    for name, here in (("interpolation", "bicubic"), ("crop_mode", "center")):
+        if known.get(name) not in (None, here):
+            _log.warning("%s was made for %s %r; here it is %r", source, name, known[name], here)
     settings = {"mean": tuple(mean), "std": tuple(std), "eval_crop": crop, "randaugment": None}
-    return config.Augmentation.model_validate(settings)
+    try:
+        return overrides.build(config.Augmentation, settings)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{source!r} says how its images are prepared in a way that is not possible: {error.what}",
+            found=error.found,
+            expected=error.expected,
+            fix="correct it in its config.json",
+        ) from error

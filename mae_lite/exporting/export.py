@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mae_lite import files, overrides
+from mae_lite import files, overrides, shipped
 from mae_lite.errors import ConfigError
 from mae_lite.exporting import machine, pictures, subject
 from mae_lite.exporting.proving import Result, bytes_of, itself, proven
@@ -89,7 +88,10 @@ def _require_packages(forms: tuple[str, ...]) -> None:
 def _default(model: Subject) -> Path:
     if model.run is not None:
         return model.run / "export"
-    return model.folder.with_name(f"{model.folder.resolve().name}-export")
+    if model.source.startswith(shipped.PREFIX):  # not into the package
+        return Path(f"{model.source.removeprefix(shipped.PREFIX)}-export")
+    folder = model.folder if model.folder.name not in ("", "..") else model.folder.resolve()
+    return folder.with_name(f"{folder.name}-export")
 
 
 @contextmanager
@@ -130,7 +132,7 @@ def _record(model: Subject, settings: ExportSettings, work: Work) -> dict[str, A
         **model.preprocessing(),
         "compared_on": work.compared.about,
         "settings": settings.model_dump(mode="json", include=set(ExportSettings.model_fields)),
-        "command": sys.argv,
+        "command": ["mae-lite", "export", model.source, "--to", *settings.to],
         "versions": machine.versions(),
         "processor": machine.processor(),
     }

@@ -18,6 +18,7 @@ from mae_lite.data.sources import Source, Split, subset
 from mae_lite.data.splits import aligned
 from mae_lite.data.transforms import EvalTransform
 from mae_lite.errors import ConfigError, DataError
+from mae_lite.evaluation.classifier import fingerprint_of
 from mae_lite.exporting.settings import ExportSettings
 from mae_lite.exporting.subject import Subject
 
@@ -70,7 +71,20 @@ def to_compare(subject: Subject, settings: ExportSettings) -> Pictures:
     elif labelled:
         _log.info("%s has classes that the model does not know: no accuracy is measured", spec)
         labelled = False
+    if labelled and subject.data is not None and _seen(source, settings.split, subject.data):
+        _log.warning("%s has no %s images of its own, the model has seen all: no accuracy is measured; give others "
+                     "with --images", spec, settings.split)  # fmt: skip
+        labelled = False
     return _read(subject, source, settings, spec, settings.split, settings.compare, labelled)
+
+
+def _seen(source: Source, split: Split, trained_on: str) -> bool:
+    """Say whether these are the training images, though another split was asked for."""
+    try:
+        fingerprint_of(source, split, trained_on)
+    except DataError:
+        return True
+    return False
 
 
 def to_calibrate(subject: Subject, settings: ExportSettings) -> Pictures:
@@ -104,7 +118,7 @@ def _read(
     count: int | None,
     labelled: bool,
 ) -> Pictures:
-    taken = source.split or split
+    taken = source.split or "undivided"
     if count is not None and count < len(source):
         order = draws.permutation(draws.key(settings.seed, "export", int(split == "train")), len(source))
         source = subset(source, np.sort(order[:count]))

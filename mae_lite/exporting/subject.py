@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mae_lite import config, files, rundir
+from mae_lite import config, files, rundir, shipped
 from mae_lite.errors import CheckpointError
 from mae_lite.evaluation import incoming
+from mae_lite.evaluation.building import preparation
 from mae_lite.evaluation.token_teacher import from_timm_folder, timm_settings
 
 _WHAT = "a finished run, or a folder that timm reads, e.g. runs/NAME/classifier"
@@ -96,7 +97,7 @@ def load(source: str) -> Subject:
     Raises:
         CheckpointError: when it is neither, not finished, or damaged.
     """
-    path = Path(source)
+    path = Path(shipped.resolved(source))
     if (settings := timm_settings(path)) is not None:
         return _subject(source, path, settings)
     if not path.is_dir():
@@ -127,16 +128,37 @@ def _subject(source: str, folder: Path, settings: Mapping[str, Any], **of_run: A
             fix=f"give {_WHAT}",
         )
     model = from_timm_folder(folder, lambda _: None, head=True)
-    names = settings.get("label_names")
+    sides = {*(getattr(getattr(model, "patch_embed", None), "img_size", None) or size[1:])}
+    if sides != {size[1]}:
+        raise CheckpointError(
+            f"{str(folder / 'config.json')!r} contradicts itself",
+            found=f"input_size {size[1]} and a model for {' x '.join(map(str, sides))} pixels",
+            expected="one size",
+            fix="correct input_size in its pretrained_cfg",
+        )
     return Subject(
         source,
         folder,
         settings,
         model.eval().requires_grad_(False),
         _augmentation(folder, known, int(size[0])),
-        tuple(map(str, names)) if names and model.num_classes else None,
+        _classes(folder, settings, int(model.num_classes)),
         **of_run,
     )
+
+
+def _classes(folder: Path, settings: Mapping[str, Any], outputs: int) -> tuple[str, ...] | None:
+    names = settings.get("label_names")
+    if not names or not outputs:
+        return None
+    if len(names) != outputs:
+        raise CheckpointError(
+            f"the class names of {str(folder)!r} do not fit its head",
+            found=f"{len(names)} names",
+            expected=f"{outputs}, one for each output",
+            fix="correct them in its config.json",
+        )
+    return tuple(map(str, names))
 
 
 def _augmentation(folder: Path, known: Mapping[str, Any], channels: int) -> config.Augmentation:
@@ -148,8 +170,7 @@ def _augmentation(folder: Path, known: Mapping[str, Any], channels: int) -> conf
             expected=f"one for each of {channels} channels",
             fix="write mean and std into its pretrained_cfg",
         )
-    settings = {"mean": tuple(mean), "std": tuple(std), "eval_crop": known.get("crop_pct") or 1.0, "randaugment": None}
-    return config.Augmentation.model_validate(settings)
+    return preparation(str(folder), channels, known)
 
 
 def weights_digest(folder: Path) -> str | None:

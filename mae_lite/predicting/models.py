@@ -144,9 +144,6 @@ def _of_timm(source: str, path: Path, settings: Mapping[str, Any]) -> _Found:
             fix="give another model",
         )
     channels = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), 3)
-    for name, usual in (("interpolation", "bicubic"), ("crop_mode", "center")):
-        if known.get(name) not in (None, usual):
-            _log.warning("%s was made for %s %r; here it is %r", source, name, known[name], usual)
     names = settings.get("label_names")
     return _Found(
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,12 @@ def images_of(words: Sequence[str], split: Split | None, lines: Iterable[str] = 
         DataError: when nothing usable is there.
     """
     alone = words[0] if len(words) == 1 and words[0] != LINES else None
-    if alone is not None and (is_data_set(alone) or (split is not None and Path(alone).expanduser().is_dir())):
+    pattern = alone is not None and glob.has_magic(alone) and bool(glob.glob(alone, recursive=True))
+    if (
+        alone is not None
+        and not pattern
+        and (is_data_set(alone) or (split is not None and Path(alone).expanduser().is_dir()))
+    ):
         return open_source(alone, split or "test", strict=split is not None)
     if split is not None:
         raise ConfigError(

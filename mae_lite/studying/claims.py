@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mae_lite.errors import shortly
 from mae_lite.report.groups import Estimate
 from mae_lite.report.tables import Cell, Table
 from mae_lite.studies.values import Claim, Study
 from mae_lite.studying.graph import Graph
 from mae_lite.studying.recommending import Values, paired
 
+_log = logging.getLogger(__name__)
 _UNITS = {"accuracy": "points", "kept": "points", "similarity": "CKA", "entropy": "nats"}
 _DIGITS = {"points": 1, "CKA": 3, "nats": 2}
 
@@ -89,13 +93,18 @@ def _kept(graph: Graph, claim: Claim) -> dict[int, float]:
     """Return by seed the points that the first half of the blocks is worth more than the last."""
     for analysis, stage in graph.analyses:
         if analysis.kind == "layers" and analysis.rows == (claim.row,) and stage.state() == "done":
-            found = json.loads((stage.folder / "layers.json").read_text(encoding="utf-8"))
-            half = found["blocks"] // 2
-            first, last = (
-                next(at["top1"]["by_seed"] for at in found[side] if at["blocks"] == half) for side in ("first", "last")
-            )
-            return {seed: one - other for seed, one, other in zip(found["seeds"], first, last, strict=True)}
+            with _damage_told(stage.folder):
+                return _halves(stage.folder)
     return {}
+
+
+def _halves(folder: Path) -> dict[int, float]:
+    found = json.loads((folder / "layers.json").read_text(encoding="utf-8"))
+    first, last = (
+        next(at["top1"]["by_seed"] for at in found[side] if at["blocks"] == found["blocks"] // 2)
+        for side in ("first", "last")
+    )
+    return {seed: one - other for seed, one, other in zip(found["seeds"], first, last, strict=True)}
 
 
 def _looked(study: Study, graph: Graph, claim: Claim) -> Iterator[tuple[int, float]]:
@@ -106,11 +115,18 @@ def _looked(study: Study, graph: Graph, claim: Claim) -> Iterator[tuple[int, flo
         both = {claim.row, str(claim.over)} <= set(analysis.rows)
         if wanted is not None and analysis.name == wanted.name and both and stage.state() == "done":
             of = _entropies if claim.kind == "entropy" else _similarities
-            try:
+            with _damage_told(stage.folder):
                 found = of(stage.folder, analysis.rows)
-            except (OSError, ValueError, LookupError, TypeError):
-                continue  # damaged or cut short: the page names the file, and the claim lacks this seed
-            yield seed, found[claim.row] - found[str(claim.over)]
+                yield seed, found[claim.row] - found[str(claim.over)]
+
+
+@contextmanager
+def _damage_told(folder: Path) -> Iterator[None]:
+    """Pass over an analysis that is damaged or cut short, aloud: its claims lack this seed."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, StopIteration) as error:
+        _log.warning("%s cannot be read, so that claims lack its numbers: %s", folder, shortly(error))
 
 
 def _entropies(folder: Path, rows: Sequence[str]) -> dict[str, float]:
@@ -159,7 +175,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> Table:
     ]
     caption = (
         "What the paper says, and whether it is so here. Each claim has one difference that is above zero where it "
-        "holds: mean ± 95 % interval over seeds. Reproduced: the interval is above zero; the opposite: it is below."
+        "holds: mean ± 95 % interval over seeds. Reproduced: the interval is above zero; the opposite: it is below. Of "
+        "one seed it is said whether it is so there."
     )
     return Table("claims", caption, ["the paper says", "measured here", "difference", "verdict"], rows)
 

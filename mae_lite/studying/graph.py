@@ -91,6 +91,8 @@ class _Builder:
     def _repeat(self, analysis: Analysis, encoders: Mapping[tuple[str, int], Stage]) -> None:
         for seed in self._study.seeds[1 : analysis.seeds or 1] if analysis.kind != "layers" else ():
             found = {name: encoders[name, seed] for name in analysis.rows if (name, seed) in encoders}
+            if analysis.rows[0] not in found:
+                continue  # it is what the others are compared with
             one = analysis.model_copy(update={"rows": tuple(found)})
             self._graph.repeated += [(one, seed, stage) for one, stage in self._look(one, found)]
 
