@@ -13,7 +13,6 @@ reads DATA/cifar10/train.parquet and test.parquet.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -98,10 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=gpu_record.ROOT / "runs" / "gpu-cifar")
     options = parser.parse_args(argv)
     gpu_record.device_of(options)
-    data = Path(os.environ.get("DATA", gpu_record.ROOT / "data-pack")) / "cifar10"
-    missing = [name for name in ("train.parquet", "test.parquet") if not (data / name).is_file()]
-    if missing:
-        print(f"skipped: no {' and no '.join(missing)} in {str(data)!r}; DATA gives another place")
+    data = gpu_record.cifar10()
+    if data is None:
         return gpu_record.SKIPPED
     try:
         rows = carry_out(options, data)

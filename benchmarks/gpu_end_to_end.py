@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -47,7 +46,7 @@ def generate(folder: Path, count: int, side: int) -> None:
 
 def images_in(place: Path, tiny: bool) -> tuple[Path, str]:
     """Return a folder of images, made in ``place`` where DATA has none, and what they are."""
-    given = Path(os.environ.get("DATA", gpu_record.ROOT / "data-pack")) / "images"
+    given = gpu_record.pack() / "images"
     if given.is_dir():
         return given, "photographs"
     print(f"no images at {str(given)!r} (DATA gives another place): using generated ones")

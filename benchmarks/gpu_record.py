@@ -44,6 +44,21 @@ def device_of(options: argparse.Namespace) -> torch.device:
     return torch.device(options.device)
 
 
+def pack() -> Path:
+    """Return the folder of photographs and CIFAR-10 that make_pack.py fills."""
+    return Path(os.environ.get("DATA", ROOT / "data-pack"))
+
+
+def cifar10() -> Path | None:
+    """Return the folder of CIFAR-10's parquet files; None, with the reason printed, where it is not whole."""
+    data = pack() / "cifar10"
+    missing = [name for name in ("train.parquet", "test.parquet") if not (data / name).is_file()]
+    if missing:
+        print(f"skipped: no {' and no '.join(missing)} in {str(data)!r}; DATA gives another place")
+        return None
+    return data
+
+
 def device_name(device: torch.device) -> str:
     """Return the name that results are filed under."""
     if device.type == "cuda":

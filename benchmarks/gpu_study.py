@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,10 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=gpu_record.ROOT / "runs" / "gpu-study")
     options = parser.parse_args(argv)
     gpu_record.device_of(options)
-    data = Path(os.environ.get("DATA", gpu_record.ROOT / "data-pack")) / "cifar10"
-    missing = [name for name in ("train.parquet", "test.parquet") if not (data / name).is_file()]
-    if missing:
-        print(f"skipped: no {' and no '.join(missing)} in {str(data)!r}; DATA gives another place")
+    data = gpu_record.cifar10()
+    if data is None:
         return gpu_record.SKIPPED
     study = studies.get(options.study, "smoke" if options.tiny else "full")
     whole = carry_out(study, options, data)
