@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
 import os
 import subprocess
@@ -11,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,39 +16,15 @@ import torch
 from PIL import Image
 
 from mae_lite import config, recipes
+from tests.benching import BENCHMARKS, TINY, jpeg, module, write_cifar
 
 KINDS = get_args(get_args(config.Method)[0])
 """Every method's settings."""
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-TINY = ["--device", "cpu", "--tiny"]
-
-
-def jpeg(seed: int, side: int = 32) -> bytes:
-    """Return a random JPEG."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="JPEG")
-    return buffer.getvalue()
-
-
-def write_cifar(folder: Path, images: int = 40) -> None:
-    """Write parquet files with so many images of 2 classes each."""
-    folder.mkdir(parents=True)
-    for split, first in (("train", 0), ("test", 100)):
-        rows = [{"bytes": jpeg(first + number), "path": None} for number in range(images)]
-        table = pa.table({"image": rows, "label": [number % 2 for number in range(images)]})
-        pq.write_table(table, folder / f"{split}.parquet")
 
 
 @pytest.fixture
 def no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA", str(tmp_path / "absent"))
-
-
-def module(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a benchmark as ``python benchmarks/NAME.py`` would."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module(name)
 
 
 def facts(out: Path, name: str) -> Any:
@@ -375,87 +348,3 @@ def test_data_are_divided_by_class(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_analysis_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     found = module("analysis", monkeypatch).measure(10, None, ["none"])
     assert set(found) == {"forward_s", "importance_none_s", "peak_mib"} and min(found.values()) > 0
-
-
-def searched(monkeypatch: pytest.MonkeyPatch, *rows: str) -> Any:
-    """Return the search of the smallest study of photographs, cut to one update, for some of its rows."""
-    from mae_lite import studies
-
-    return module("study_search", monkeypatch).searched(studies.get("cifar10", "smoke"), rows, None)
-
-
-def test_search_has_as_many_settings_for_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    study, asked = searched(monkeypatch)
-    names = ("scratch", "MoCo-v3", "MAE", "D-MAE")
-    counted = {row: [one for one in asked.values() if one.row == row] for row in names}
-    assert {row: len(set(found)) for row, found in counted.items()} == dict.fromkeys(counted, 6)
-    assert len(study.rows) == 24 and len(study.seeds) == 1 and not study.analyses
-    task = study.tasks[0]
-    for row in study.rows:
-        tuned = study.finetuned(row, task, 0)
-        assert tuned.validation_fraction == 0.1
-        assert tuned.lr_per_256 == pytest.approx(asked[row.name].finetuning)
-        first = asked[row.name].pretraining
-        assert (row.pretraining is None) == (first is None)
-        assert row.pretraining is None or row.pretraining.recipe.lr_per_256 == pytest.approx(first)
-
-
-def test_search_keeps_rows_that_are_not_searched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = module("study_search", monkeypatch)
-    study, _ = searched(monkeypatch)
-    plain = {"pretraining_lr": None, "val_top1": 1.0, "diverged": False}
-    scratch = [{**plain, "row": "scratch", "finetuning_lr": rate, "val_top1": rate} for rate in (1.0, 2.0, 3.0)]
-    mae = [{**plain, "row": "MAE", "finetuning_lr": 1.0, "diverged": True, "val_top1": None}]
-    out = tmp_path / "search.json"
-    search.write(out, study, "few", scratch, ["a"])
-    found = search.write(out, study, "few", mae, ["b"])
-    assert found["settings"] == [*scratch, *mae] and found["commands"] == [["a"], ["b"]]
-    assert found["best"] == {"scratch": {**scratch[2], "at_an_edge_of": ["finetuning_lr"]}}
-    assert search.write(out, study, "others", mae, ["b"])["settings"] == mae
-
-
-def test_a_search_can_be_repeated_after_its_rates_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mae_lite import studies
-
-    _, asked = module("study_search", monkeypatch).searched(studies.get("cifar10", "cpu"), ["scratch", "MAE"], None)
-    found = json.loads((BENCHMARKS / "results" / "cifar10_search_cpu.json").read_text())["settings"]
-    tried = [(row["row"], row["pretraining_lr"], row["finetuning_lr"]) for row in found]
-    assert [tuple(one) for one in asked.values()] == tried
-
-
-def test_the_study_has_the_rates_that_the_search_found() -> None:
-    from mae_lite import studies
-
-    study = studies.get("cifar10", "cpu")
-    found = json.loads((BENCHMARKS / "results" / "cifar10_search_cpu.json").read_text())
-    assert found["study"] == study.name and found["settings_per_row"] == 6
-    rows = {row.name: row for row in study.rows}
-    assert {"scratch", "MAE"} <= set(found["best"])
-    for name, best in found["best"].items():
-        assert len([one for one in found["settings"] if one["row"] == name]) == 6
-        row = rows[name]
-        first = None if row.pretraining is None else row.pretraining.recipe.lr_per_256
-        assert (first, row.finetuning.lr_per_256) == (best["pretraining_lr"], best["finetuning_lr"])
-
-
-@pytest.mark.slow
-def test_search_runs_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = module("study_search", monkeypatch)
-    monkeypatch.setattr(search, "SCRATCH", (1.0, 2.0))
-    monkeypatch.setattr(search, "PRETRAINING", (1.0,))
-    monkeypatch.setattr(search, "FINETUNING", (1.0,))
-    write_cifar(tmp_path / "data", images=1000)
-    root, out = tmp_path / "runs", tmp_path / "search.json"
-    words = [str(tmp_path / "data"), "--scale", "smoke", "--updates", "1", "--root", str(root), "--out", str(out)]
-    assert search.main([*words, "--rows", "scratch", "MAE"]) == 0
-    found = json.loads(out.read_text())
-    assert [row["row"] for row in found["settings"]] == ["scratch", "scratch", "MAE"]
-    assert all(0 <= row["val_top1"] <= 100 for row in found["settings"])
-    assert str(tmp_path) not in json.dumps(found)
-    assert not list(root.glob("*/eval"))  # the test images are not read
-    stamps = {path: path.stat().st_mtime_ns for path in root.glob("*/recipe.json")}
-    assert len(stamps) == 4
-    assert search.main([*words, "--rows", "scratch", "MAE"]) == 0
-    assert {path: path.stat().st_mtime_ns for path in root.glob("*/recipe.json")} == stamps
-    with pytest.raises(SystemExit, match="no row 'BYOL'"):
-        search.main([*words, "--rows", "BYOL"])
