@@ -9,16 +9,9 @@ from collections.abc import Sequence
 
 from mae_lite import __version__
 from mae_lite.commands import COMMANDS
-from mae_lite.errors import (
-    EXIT_INTERRUPTED,
-    ConfigError,
-    DiskError,
-    MaeLiteError,
-    nearest,
-    plain,
-    plain_handler,
-)
+from mae_lite.errors import EXIT_INTERRUPTED, ConfigError, DiskError, MaeLiteError, nearest, plain_handler
 from mae_lite.launch import first_rank
+from mae_lite.terminal import say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,12 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         if first_rank() or not error.shared:
-            print(f"error: {plain(str(error))}", file=sys.stderr)
+            say(f"error: {error}", aside=True)
         return error.exit_code
     except KeyboardInterrupt:
         if debug:
             raise
-        print("stopped", file=sys.stderr)
+        say("stopped", aside=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -48,16 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         explained = DiskError(str(error), fix="check the disk and the permissions; --debug shows where it happened")
-        print(f"error: {explained}", file=sys.stderr)
+        say(f"error: {explained}", aside=True)
         return explained.exit_code
 
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_usage())
+        say(_usage())
         return 0
     if words[0] == "--version":
-        print(f"mae-lite {__version__}")
+        say(f"mae-lite {__version__}")
         return 0
     command, *rest = words
     if command not in COMMANDS:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from mae_lite import config, overrides
 from mae_lite.errors import ConfigError
+from mae_lite.terminal import say
 
 _ASKED: dict[str, Any] = {"data": "DATA", "out": "OUT", "reading": config.Reading().model_dump()}
 """What stands in a page of help for fields that have no default."""
@@ -61,9 +62,9 @@ def positional(
     if words and not _is_flag(words[0]):
         return words[0], list(words[1:])
     if any(word in ("-h", "--help") for word in words):
-        print(f"usage: {usage}", flush=True)
+        say(f"usage: {usage}")
         if options is not None:
-            print()
+            say()
             _help(options, " ".join(usage.split()[:2]), {})
         raise SystemExit(0)
     raise ConfigError(f"{name} is missing", fix=example)

@@ -10,7 +10,7 @@ from typing import Any
 from mae_lite import config, costs, overrides, recipes
 from mae_lite.cli_options import BenchRequest, CheckOptions, DemoOptions, ListOptions, PlanRequest, PrepareOptions
 from mae_lite.cli_words import flags_of, options_from, positional
-from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, plain
+from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, in_line
 from mae_lite.launch import first_rank
 from mae_lite.model_commands import (
     analyze,
@@ -26,6 +26,7 @@ from mae_lite.model_commands import (
     transfer,
     watch,
 )
+from mae_lite.terminal import say
 
 
 def list_recipes(words: Sequence[str]) -> int:
@@ -33,15 +34,15 @@ def list_recipes(words: Sequence[str]) -> int:
     options = options_from(words, ListOptions, "mae-lite recipes", {})
     known = [recipes.get(name) for name in recipes.names()]
     if options.json_output:
-        print(json.dumps([recipe.model_dump(mode="json") for recipe in known], indent=2))
+        say(json.dumps([recipe.model_dump(mode="json") for recipe in known], indent=2))
         return 0
-    print(f"{'recipe':<26} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
+    say(f"{'recipe':<26} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
     for recipe in known:
         use, step = costs.forward_gflops(recipe.encoder), costs.step_gflops(recipe)
         parameters = f"{costs.model_parameters(recipe) / 1e6:.2f} M"
-        print(f"{recipe.name:<26} {parameters:>10} {use:>13.3g} {step:>15.3g}")
-        print(f"    expect  {recipe.note.expected}\n    source  {recipe.note.source}")
-    print("\nParameters are the encoder's, without a head. mae-lite pretrain RECIPE --help shows every setting.")
+        say(f"{recipe.name:<26} {parameters:>10} {use:>13.3g} {step:>15.3g}")
+        say(f"    expect  {recipe.note.expected}\n    source  {recipe.note.source}")
+    say("\nParameters are the encoder's, without a head. mae-lite pretrain RECIPE --help shows every setting.")
     return 0
 
 
@@ -69,9 +70,9 @@ def _train(command: str, words: Sequence[str]) -> int:
 
     outcome = training.run(*request.split())
     if first_rank():
-        print(plain(f"{outcome.state} at step {outcome.step} of {outcome.total_steps}: {outcome.folder}"))
+        say(f"{outcome.state} at step {outcome.step} of {outcome.total_steps}: {in_line(outcome.folder)}")
         if outcome.state != "finished":
-            print(
+            say(
                 "the same command continues it"
                 + (" further with a higher --stop-after-steps" * (outcome.state == "paused"))
             )
@@ -84,7 +85,7 @@ def bench(words: Sequence[str]) -> int:
     from mae_lite.timing import bench as timing
 
     found = timing.bench(*request.split(), request.batch, request.seconds)
-    print(json.dumps(found, indent=2) if request.json_output else plain(timing.as_text(found)))
+    say(json.dumps(found, indent=2) if request.json_output else timing.as_text(found))
     return 0
 
 
@@ -94,7 +95,7 @@ def plan(words: Sequence[str]) -> int:
     from mae_lite.timing import forecast as timing
 
     found = timing.forecast(*request.split(), request.seconds)
-    print(json.dumps(found, indent=2) if request.json_output else plain(timing.as_text(found)))
+    say(json.dumps(found, indent=2) if request.json_output else timing.as_text(found))
     return 0
 
 
@@ -127,7 +128,7 @@ def check(words: Sequence[str]) -> int:
         compare_hashes=None if options.compare_hashes is None else Path(options.compare_hashes),
     )
     summary = checking.check(order)
-    print(json.dumps(summary, indent=2) if options.json_output else plain(checking.as_text(summary)))
+    say(json.dumps(summary, indent=2) if options.json_output else checking.as_text(summary))
     return DataError.exit_code if checking.failed(summary, options.on_bad) else 0
 
 
@@ -144,11 +145,11 @@ def prepare(words: Sequence[str]) -> int:
     from mae_lite.preparing.verifying import verified
 
     if options.verify:
-        print(plain("\n".join(verified(Path(folder), options.workers))))
+        say("\n".join(verified(Path(folder), options.workers)))
         return 0
     settings = options.model_dump(exclude={"reading", "dry_run", "verify"})
     order = preparing.Order(data, Path(folder), reading=options.reading, **settings)
-    print(plain("\n".join((preparing.dry_run if options.dry_run else preparing.prepare)(order))))
+    say("\n".join((preparing.dry_run if options.dry_run else preparing.prepare)(order)))
     return 0
 
 

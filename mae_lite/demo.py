@@ -20,10 +20,11 @@ import numpy.typing as npt
 from mae_lite import config, demo_results, files, recipes
 from mae_lite.data.sources import Source
 from mae_lite.demo_results import BASELINES, LABELS, MAE, METHODS, SEEDS, Cell
-from mae_lite.errors import EXIT_STOPPED, plain
+from mae_lite.errors import EXIT_STOPPED, in_line
 from mae_lite.processes import Pool, stop_signals_raise
 from mae_lite.report import compose, page
 from mae_lite.report.read import BASELINES as BASELINES_FILE
+from mae_lite.terminal import say
 
 TRAINING_IMAGES = 1346
 
@@ -50,10 +51,10 @@ def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: i
     files.make_folder(out)
     pretraining = Stage(out / "pretrain", shortened(recipes.get("digits-mae"), pretrain_steps))
     stages = finetunings(out, pretraining.folder, finetune_steps)
-    print(f"MAE pre-training without labels ({pretraining.recipe.epochs:g} epochs) in one process, and")
-    print(f"{len(stages)} fine-tunings with {_list(LABELS)} labels per class beside and after it", flush=True)
+    say(f"MAE pre-training without labels ({pretraining.recipe.epochs:g} epochs) in one process, and")
+    say(f"{len(stages)} fine-tunings with {_list(LABELS)} labels per class beside and after it")
     try:
-        with stop_signals_raise(), Pool(processes, partial(print, flush=True)) as pool:
+        with stop_signals_raise(), Pool(processes, say) as pool:
             alone = [stage for stage in stages.values() if stage.init is None]
             pool.finish(
                 [partial(train_stage, stage) for stage in (pretraining, *alone)],
@@ -61,15 +62,15 @@ def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: i
             )
             results = {cell: _accuracy(stage.folder) for cell, stage in stages.items()} | pool.call(baselines)
     except KeyboardInterrupt:
-        print("stopped; what was finished is kept, the same command continues")
+        say("stopped; what was finished is kept, the same command continues")
         return EXIT_STOPPED
-    print("\n" + demo_results.as_text(results))
+    say("\n" + demo_results.as_text(results))
     files.write_json(out / BASELINES_FILE, demo_results.as_baselines(results))
     path, shown = out / "report.html", [pretraining.folder, *(stage.folder for stage in stages.values())]
     report = compose.compose(shown, demo_results.TITLE, demo_results.NOTES)
     page.write(report, path)
-    print(plain("\n" + "\n".join(report.headline)))
-    print(plain(f"The page: {path}  ({time.monotonic() - start:.0f} s)"))
+    say("\n" + "\n".join(report.headline))
+    say(f"The page: {in_line(path)}  ({time.monotonic() - start:.0f} s)")
     return 0
 
 

@@ -11,6 +11,8 @@ import logging
 import sys
 from collections.abc import Iterable
 
+from mae_lite.addresses import hidden
+
 EXIT_STOPPED = 75
 """Exit code of a run that stopped early, saved its state and can be resumed (``EX_TEMPFAIL``)."""
 
@@ -33,7 +35,8 @@ class MaeLiteError(Exception):
     """Whether every rank raises it, so that the first may speak for all."""
 
     def __init__(self, what: str, *, found: str = "", expected: str = "", fix: str) -> None:
-        """Keep the four parts and build the message from them."""
+        """Keep the four parts, without secrets of URLs, and build the message from them."""
+        what, found, expected, fix = map(hidden, (what, found, expected, fix))
         self.what, self.found, self.expected, self.fix = what, found, expected, fix
         details = [f"found {found}"] if found else []
         details += [f"expected {expected}"] if expected else []
@@ -96,11 +99,16 @@ class StudyError(MaeLiteError):
 
 
 def plain(text: str) -> str:
-    """Return ``text`` without anything that a terminal would obey; line ends stay."""
-    text = text.encode("utf-8", "backslashreplace").decode()
+    """Return ``text`` without anything that a terminal would obey, or secrets of URLs; line ends stay."""
+    text = hidden(text).encode("utf-8", "backslashreplace").decode()
     return "".join(
         sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
     )
+
+
+def in_line(name: object) -> str:
+    """Return what a user has named, a folder or a class, as :func:`plain` text that stays on one line."""
+    return plain(str(name).replace("\n", "\\n"))
 
 
 class _Plain(logging.Formatter):

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mae_lite.addresses import hidden_in
 from mae_lite.errors import CheckpointError, DiskError
 
 MANIFEST = "manifest.json"
@@ -131,8 +132,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """Replace ``path`` by ``value`` as indented JSON, whole or not at all; secrets of URLs are left out."""
+    write_text(path, json.dumps(hidden_in(value), indent=2) + "\n")
 
 
 def append_line(path: Path, line: str) -> None:

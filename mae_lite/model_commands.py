@@ -23,8 +23,9 @@ from mae_lite.cli_options import (
 )
 from mae_lite.cli_words import flags_of, options_from, positional, run_folders, several
 from mae_lite.compare_options import StudyOptions, TransferOptions
-from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, MaeLiteError, plain
+from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, MaeLiteError, in_line
 from mae_lite.export_options import ExportOptions
+from mae_lite.terminal import say
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -43,7 +44,7 @@ def evaluate(words: Sequence[str]) -> int:
         on_bad=options.on_bad,
         allow_empty=options.allow_empty_classes,
     )
-    print(json.dumps(result, indent=2) if options.json_output else plain(classifier.as_text(result)))
+    say(json.dumps(result, indent=2) if options.json_output else classifier.as_text(result))
     return 0
 
 
@@ -67,7 +68,7 @@ def predict(words: Sequence[str]) -> int:
     if out is None and not options.json_output:
         columns, bad = writing.Columns(source, classifier.classes), 0
         for item in found:  # a line at a time, for many images take long
-            print(writing.as_line(item, columns), flush=True)
+            say(writing.as_line(item, columns))
             bad += bool(item.error)
     else:
         kept = list(found)
@@ -75,9 +76,9 @@ def predict(words: Sequence[str]) -> int:
         if out is not None:
             writing.write(out, model, kept)
         values = writing.as_values(model, kept)
-        print(json.dumps(values, indent=2) if options.json_output else plain(f"{len(kept):,} images: {out}"))
+        say(json.dumps(values, indent=2) if options.json_output else f"{len(kept):,} images: {in_line(out)}")
     if bad:
-        print(f"{bad:,} of {len(source):,} images could not be read", file=sys.stderr)
+        say(f"{bad:,} of {len(source):,} images could not be read", aside=True)
     return DataError.exit_code if bad and options.on_bad == "fail" else 0
 
 
@@ -96,7 +97,7 @@ def convert(words: Sequence[str]) -> int:
     from mae_lite import converting
 
     lines = converting.convert(converting.Order(source=source, out=Path(out), **options.model_dump()))
-    print(plain("\n".join(lines)))
+    say("\n".join(lines))
     return 0
 
 
@@ -108,7 +109,7 @@ def export(words: Sequence[str]) -> int:
     from mae_lite.exporting import export as exporting
 
     record = exporting.exported(source, None if options.out is None else Path(options.out), options)
-    print(json.dumps(record, indent=2) if options.json_output else plain(exporting.as_text(record)))
+    say(json.dumps(record, indent=2) if options.json_output else exporting.as_text(record))
     return 0
 
 
@@ -123,7 +124,7 @@ def analyze(words: Sequence[str]) -> int:
     settings = options.model_dump(exclude={"reading", "out", "json_output"})
     order = analysis.Order(tuple(models), out=Path(options.out), reading=options.reading, **settings)
     summary = analysis.analyze(order)
-    print(json.dumps(summary, indent=2) if options.json_output else plain(analysis.as_text(summary)))
+    say(json.dumps(summary, indent=2) if options.json_output else analysis.as_text(summary))
     return 0
 
 
@@ -138,7 +139,7 @@ def probe(words: Sequence[str]) -> int:
 
     summary = probing.probed(models, options, Path(options.out))
     if summary is not None:  # the first of several processes
-        print(json.dumps(summary, indent=2) if options.json_output else plain(writing.as_text(summary)))
+        say(json.dumps(summary, indent=2) if options.json_output else writing.as_text(summary))
     return 0
 
 
@@ -153,7 +154,7 @@ def embed(words: Sequence[str]) -> int:
 
     said = embedding.embedded_to(model, options, Path(options.out))
     if said:
-        print(plain(said))
+        say(said)
     return 0
 
 
@@ -186,9 +187,9 @@ def layers(words: Sequence[str]) -> int:
     try:
         found = layer_importance.measure(order)
     except KeyboardInterrupt:
-        print("stopped; what was finished is kept, the same command continues", file=sys.stderr)
+        say("stopped; what was finished is kept, the same command continues", aside=True)
         return EXIT_STOPPED
-    print(json.dumps(found.numbers(), indent=2) if request.json_output else plain(found.as_text()))
+    say(json.dumps(found.numbers(), indent=2) if request.json_output else found.as_text())
     return 0
 
 
@@ -200,8 +201,8 @@ def report(words: Sequence[str]) -> int:
 
     found = compose.compose(runs, options.title)
     page.write(found, Path(options.out))
-    print(plain("\n".join(found.headline)))
-    print(plain(f"The page: {options.out}"))
+    say("\n".join(found.headline))
+    say(f"The page: {in_line(options.out)}")
     return 0
 
 
@@ -212,7 +213,7 @@ def watch(words: Sequence[str]) -> int:
     from mae_lite.report.watch import Watch
 
     server = Watch(runs, options.port, options.title)
-    print(f"{server.address}  (Ctrl-C ends it)", flush=True)
+    say(f"{server.address}  (Ctrl-C ends it)")
     with contextlib.suppress(KeyboardInterrupt):
         server.serve()
     return 0
@@ -239,10 +240,10 @@ def study(words: Sequence[str]) -> int:
     if options.slurm:
         named = (name,) if subject is None else (name, subject)
         again = flags(options.model_dump(exclude={"slurm", "slurm_options"}, exclude_defaults=True).items())
-        print(plain(studying.submit(order, options.slurm_options, ("study", *named, *again, "--only-report"))))
+        say(studying.submit(order, options.slurm_options, ("study", *named, *again, "--only-report")))
         return 0
     if options.dry_run or options.only_report:
-        print(plain(studying.plan(order) if options.dry_run else "\n".join(studying.only_report(order))))
+        say(studying.plan(order) if options.dry_run else "\n".join(studying.only_report(order)))
         return 0
     return studying.run(order)
 
@@ -263,14 +264,14 @@ def transfer(words: Sequence[str]) -> int:
 
     order = transferring.Order(suite, tuple(runs), Path(options.out), options.processes, options.heads)
     if options.dry_run:
-        print(plain(transferring.plan(order)))
+        say(transferring.plan(order))
         return 0
     error: MaeLiteError | None = None
     if options.only_report:
         found = transferring.only_report(order)
     else:
         found, error = transferring.run(order)
-    print(json.dumps(found, indent=2) if options.json_output else plain(transferring.as_text(order, found)))
+    say(json.dumps(found, indent=2) if options.json_output else transferring.as_text(order, found))
     if error is not None:
         raise error
     return 0

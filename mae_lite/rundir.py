@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from mae_lite import files
+from mae_lite.addresses import hidden_in
 from mae_lite.config import Recipe, Runtime
-from mae_lite.errors import CheckpointError, ConfigError, DiskError, plain
+from mae_lite.errors import CheckpointError, ConfigError, DiskError
+from mae_lite.terminal import say
 
 FORMAT = 1
 _LIBRARIES = ("mae_lite", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
@@ -34,7 +36,7 @@ def default_folder(
 ) -> Path:
     """Return ``runs/RECIPE-HASH``; the hash covers all that decides the result."""
     taught = [] if teacher_digest is None else [teacher_digest]
-    text = json.dumps([recipe.digest(), runtime.data, runtime.val_data, init_digest, *taught])
+    text = json.dumps([recipe.digest(), *hidden_in([runtime.data, runtime.val_data]), init_digest, *taught])
     return Path("runs") / f"{recipe.name}-{files.sha256(text.encode())[:8]}"
 
 
@@ -46,7 +48,7 @@ def describe(
     init_digest: str | None,
     teacher_digest: str | None = None,
 ) -> dict[str, Any]:
-    """Return the contents of ``recipe.json``: everything that decides the result.
+    """Return the contents of ``recipe.json``: everything that decides the result, without secrets of URLs.
 
     Args:
         recipe: the settings.
@@ -56,7 +58,7 @@ def describe(
         init_digest: hash of the starting weights; None starts from random ones.
         teacher_digest: hash of the weights that teach; None where nothing does.
     """
-    return {
+    description: dict[str, Any] = {
         "format": FORMAT,
         "digest": recipe.digest(),
         "recipe": recipe.model_dump(mode="json"),
@@ -71,6 +73,7 @@ def describe(
         # Grey images and those of many channels have the exact way only.
         "pixels": runtime.pixels if recipe.encoder.channels == 3 else "exact",
     }
+    return {**description, **{name: hidden_in(description[name]) for name in ("data", "val_data", "init", "teacher")}}
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -204,7 +207,7 @@ class RunDir:
         except DiskError as error:
             self._gap += 1
             if self._gap == 1:
-                print(plain(f"warning: {error.what} ({error.found}), training goes on; {error.fix}"), file=sys.stderr)
+                say(f"warning: {error.what} ({error.found}), training goes on; {error.fix}", aside=True)
 
     def cut(self, step: int) -> None:
         """Drop rows and previews after ``step``: a resumed run makes them again; at 0, where it starts anew, all."""

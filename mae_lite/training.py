@@ -25,7 +25,7 @@ from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
 from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import ConfigError, DiskError
+from mae_lite.errors import ConfigError, DiskError, in_line
 from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods.base import Method
@@ -235,7 +235,7 @@ def _publish(job: loop.Job, train: Source) -> None:
 
 def _announce(job: loop.Job, progress: Progress, train: Source) -> None:
     _log.info("%s: %s", job.recipe.name, train.describe())
-    _log.info("run folder %s", job.folder)
+    _log.info("run folder %s", in_line(job.folder))
     if progress.step >= job.rate.total_steps:
         _log.info("this run is finished")
     elif progress.step:

@@ -25,6 +25,8 @@ class Site(ThreadingHTTPServer):
         self.before_answer: Callable[[], None] = lambda: None
         """Called within each GET, when its file has been chosen."""
         self.head_status = 200
+        self.redirects: dict[str, str] = {}
+        """Where to go instead, by path."""
 
     @property
     def url(self) -> str:
@@ -39,11 +41,24 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
 
+    def redirected(self) -> bool:
+        where = self.server.redirects.get(self.path)
+        if where is not None:
+            self.send_response(302)
+            self.send_header("Location", where)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        return where is not None
+
     def do_HEAD(self) -> None:
+        if self.redirected():
+            return
         data = self.server.content.get(self.path)
         self.start(404 if data is None else self.server.head_status, data or b"")
 
     def do_GET(self) -> None:
+        if self.redirected():
+            return
         data = self.server.content.get(self.path)
         if data is None:
             self.start(404, b"")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mae_lite.config import Recipe
-from mae_lite.errors import plain
+from mae_lite.errors import in_line
 
 _SHOWN = 8
 
@@ -17,7 +17,7 @@ def as_text(summary: dict[str, Any]) -> str:
     labels = "without labels" if classes is None else f"in {len(classes):,} classes"
     part = "" if summary["split"] is None else f", {summary['split']}"
     looked_at = "" if summary["looked_at"] == summary["images"] else f" of {summary['looked_at']:,} looked at"
-    head = f"{_plain(summary['data'])}{part}: {summary['images']:,} images {labels}"
+    head = f"{in_line(summary['data'])}{part}: {summary['images']:,} images {labels}"
     lines = [f"{head}, {summary['readable']:,}{looked_at} readable"]
     if summary["readable"]:
         side, mean, std = summary["short_side_px"], summary["mean"], summary["std"]
@@ -38,11 +38,11 @@ def as_text(summary: dict[str, Any]) -> str:
     if summary["bad"]:
         lines.append(f"  bad         {len(summary['bad']):,} cannot be read; training goes on with up to "
                      f"{summary['bad_allowed']:,}")  # fmt: skip
-        lines += [f"    {_plain(item['image'])} {_plain(item['reason'])}" for item in summary["bad"][:_SHOWN]]
+        lines += [f"    {in_line(item['image'])} {in_line(item['reason'])}" for item in summary["bad"][:_SHOWN]]
         if len(summary["bad"]) > _SHOWN:
             lines.append(f"    and {len(summary['bad']) - _SHOWN:,} more")
         fixes = dict.fromkeys(item["fix"] for item in summary["bad"] if item["fix"])
-        lines += [f"    to mend them: {_plain(fix)}" for fix in list(fixes)[:3]]
+        lines += [f"    to mend them: {in_line(fix)}" for fix in list(fixes)[:3]]
     return "\n".join(lines)
 
 
@@ -59,7 +59,7 @@ def _about_labels(summary: dict[str, Any]) -> Iterator[str]:
     filled = {name: count for name, count in classes.items() if count}
     empty = sorted(set(classes) - set(filled))
     if empty:
-        yield f"{len(empty)} classes have no image, e.g. {_plain(empty[0])!r}: --allow-empty-classes keeps them."
+        yield f"{len(empty)} classes have no image, e.g. {in_line(empty[0])!r}: --allow-empty-classes keeps them."
     if len(filled) < 2:
         yield "There is one class only: pre-training works, a classifier has nothing to tell apart."
         return
@@ -67,7 +67,7 @@ def _about_labels(summary: dict[str, Any]) -> Iterator[str]:
     if len(single) == len(filled):
         yield "Every class has one image: none can be set aside for validation; give --val-data."
     elif single:
-        yield f"{len(single)} classes have one image, e.g. {_plain(single[0])!r}: they cannot be validated."
+        yield f"{len(single)} classes have one image, e.g. {in_line(single[0])!r}: they cannot be validated."
     largest, smallest = max(filled.values()), min(filled.values())
     if largest >= 10 * smallest:
         yield (f"The largest class has {largest / smallest:,.0f} times the images of the smallest: read the macro "
@@ -126,7 +126,7 @@ def _balance(classes: dict[str, int]) -> str:
     (low_name, low), (high_name, high) = ordered[0], ordered[-1]
     if low == high:
         return f"{low:,} images in each"
-    return f"{low:,} ({_plain(low_name)!r}) to {high:,} ({_plain(high_name)!r}) images"
+    return f"{low:,} ({in_line(low_name)!r}) to {high:,} ({in_line(high_name)!r}) images"
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -136,8 +136,3 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _numbers(values: list[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
-
-
-def _plain(text: str) -> str:
-    """Return a name on one line, without anything that a terminal would obey."""
-    return plain(text).replace("\n", "\\n")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mae_lite import files
+from mae_lite.data import fetch_rules
 from mae_lite.errors import DataError, DiskError, MaeLiteError, shortly
 
 _log = logging.getLogger(__name__)
@@ -67,15 +67,11 @@ class Remote:
         return urlunsplit(parts._replace(path=f"{parts.path.rpartition('/')[0]}/{file_name}"))
 
 
-def is_url(place: str) -> bool:
-    """Whether ``place`` names a file that this module can read."""
-    return re.match(r"(https?|s3|gs)://", place) is not None
-
-
 def look(urls: Sequence[str]) -> list[Remote]:
     """Ask the servers for the state of files, in the order of ``urls``, without reading them.
 
     Raises:
+        ConfigError: when a URL is not to be fetched (see :mod:`mae_lite.data.fetch_rules`).
         DataError: when one is missing, or the server gave no answer after a few attempts.
         DiskError: when a package is missing.
     """
@@ -194,6 +190,7 @@ def _file_system(url: str) -> Any:
     fsspec closes one that is collected as garbage from whatever thread that happens in, and waits for it: in a forked
     process for ever, or a second, as the thread that should do it stayed behind in the parent.
     """
+    fetch_rules.check(url)
     scheme = url.partition("://")[0]
     key = os.getpid(), scheme, CONNECT_SECONDS, STALL_SECONDS
     if key not in _systems:
@@ -205,7 +202,7 @@ def _file_system(url: str) -> Any:
             options: dict[str, Any] = {"skip_instance_cache": True}
             if scheme.startswith("http"):
                 limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS)
-                options["client_kwargs"] = {"timeout": limits}
+                options["client_kwargs"] = {"timeout": limits, "trace_configs": fetch_rules.traces()}
             _systems.setdefault(key, fsspec.filesystem(scheme, **options))
         except ImportError as error:
             package = _NEEDS.get(scheme, "fsspec[http]")
@@ -253,6 +250,9 @@ def _explained(url: str, action: Callable[[], _T]) -> _T:
     except MaeLiteError:
         raise
     except Exception as error:  # each file system has errors of its own
+        for ours in _causes(error):
+            if isinstance(ours, MaeLiteError):
+                raise ours from None  # a redirect that was refused
         raise DataError(
             f"{_plain(url)!r} cannot be fetched",
             found=_found(error),

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-from mae_lite.data.fetch import is_url
+from mae_lite.addresses import is_url
+from mae_lite.data.fetch_rules import check_kind
 from mae_lite.data.sources import Source, Split, some
 from mae_lite.data.splits import split_of
 from mae_lite.errors import ConfigError, DataError, SplitError, nearest
@@ -174,8 +175,13 @@ def _parse(spec: str) -> _Request:
     # Two letters at least, so that a drive such as C: stays part of a path.
     match = re.fullmatch(r"([A-Za-z][A-Za-z0-9_-]+):(.*)", place, flags=re.DOTALL)
     if match is None or os.path.exists(place):
+        check_kind(place)
         return _Request(_recognised(place), place, part)
     kind, rest = match.groups()
+    if is_url(place):
+        raise ConfigError("data", found=repr(spec), expected="what lies there, before it", fix=f"--data shards:{place}")
+    if not is_url(rest):
+        check_kind(rest if kind in KINDS else place)
     if kind not in KINDS or kind == "digits" or not rest:
         close = next((option for option in KINDS if nearest(kind, [option])), "folder")
         raise ConfigError(

@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 NAME = "mae_lite_index.arrow"
 _VERSION = 1
 _CHUNK = 1 << 24
+_LARGEST = 1 << 34
+"""Bytes, some hundred million images."""
 _TYPES = {"shard": pa.int64(), "offset": pa.int64(), "size": pa.int64(), "name": pa.large_binary(), "label": pa.int64()}
 
 
@@ -65,6 +67,11 @@ def read(urls: Sequence[str]) -> tuple[list[fetch.Remote], Any, dict[str, Any]] 
     remote = fetch.state(places.pop()) if len(places) == 1 else None
     if remote is None:
         return None
+    if remote.size > _LARGEST:
+        fix = "give the address of shards that you trust"
+        raise DataError(
+            f"{remote.name!r} is no index", found=f"{remote.size:,} bytes", expected=f"at most {_LARGEST:,}", fix=fix
+        )
     path = cache.place("published", [remote.url, remote.size, remote.tag])
     if not path.exists():
         with files.published_file(path) as temporary:

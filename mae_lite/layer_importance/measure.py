@@ -7,7 +7,6 @@ is not repeated.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ from mae_lite.evaluation.classifier import evaluate_run, fingerprint_of
 from mae_lite.evaluation.load import load_initial
 from mae_lite.layer_importance import curve, points
 from mae_lite.processes import Pool, stop_signals_raise
+from mae_lite.terminal import say
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def measure(order: Order) -> curve.Curves:
     _log.info("%d fine-tunings with %s in %s; mae-lite watch %s/* shows them", len(wanted), order.recipe.name, out, out)
     runs = [(points.recipe_of(order.recipe, point, seed), _runtime(order, out, point, seed)) for point, seed in wanted]
     calls = [partial(carry_out, *run, test, order.processes) for run in runs]
-    with stop_signals_raise(), Pool(order.processes, partial(print, file=sys.stderr, flush=True)) as pool:
+    with stop_signals_raise(), Pool(order.processes, partial(say, aside=True)) as pool:
         accuracies = pool.finish(calls)
     top1 = {(point.name, seed): value for (point, seed), value in zip(wanted, accuracies, strict=True)}
     found = curve.collected(labels_of([init])[0], depth, counts, order.seeds, top1)

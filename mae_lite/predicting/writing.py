@@ -11,7 +11,7 @@ from mae_lite import files
 from mae_lite.data.bad_files import as_row
 from mae_lite.data.listed import Listed
 from mae_lite.data.sources import Source
-from mae_lite.errors import ConfigError, plain
+from mae_lite.errors import ConfigError, in_line
 from mae_lite.predicting.predict import Prediction
 
 _WIDEST_NAME, _WIDEST_CLASS, _UNKNOWN = 60, 24, 24
@@ -24,21 +24,17 @@ class Columns:
         """Measure the names of the images, where they are known without reading them, and of the classes."""
         self.name = _UNKNOWN
         if isinstance(source, Listed):
-            self.name = min(_WIDEST_NAME, max(len(_cell(source.example(row).name)) for row in range(len(source))))
-        self.class_name = min(_WIDEST_CLASS, max(len(_cell(name)) for name in classes))
+            self.name = min(_WIDEST_NAME, max(len(in_line(source.example(row).name)) for row in range(len(source))))
+        self.class_name = min(_WIDEST_CLASS, max(len(in_line(name)) for name in classes))
 
 
 def as_line(found: Prediction, columns: Columns) -> str:
     """Return a line of a table, without anything that a terminal would obey."""
-    name = f"{_cell(found.image):<{columns.name}}"
+    name = f"{in_line(found.image):<{columns.name}}"
     if found.error:
-        return f"{name}  {_cell(found.error)}"
+        return f"{name}  {in_line(found.error)}"
     both = zip(found.classes, found.probabilities, strict=True)
-    return name + "".join(f"  {_cell(word):<{columns.class_name}} {100 * share:5.1f} %" for word, share in both)
-
-
-def _cell(text: str) -> str:
-    return plain(text).replace("\n", "\\n")  # a line end in a name would make another line
+    return name + "".join(f"  {in_line(word):<{columns.class_name}} {100 * share:5.1f} %" for word, share in both)
 
 
 def as_values(model: str, found: Iterable[Prediction]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mae_lite import files
+from mae_lite.addresses import hidden
 from mae_lite.config import Config
 from mae_lite.data.opening import open_source
 from mae_lite.data.pack import FILE, PLAN, UNDIVIDED, VERSION, Form, is_pack
@@ -64,7 +65,7 @@ def settle(data: str, sources: Mapping[str, Source], form: Form) -> Plan:
     largest = max(len(source) for source in sources.values())
     per_part = min(max(_FEW, -(-largest // _SHARES)), _MANY)
     prints = {split: source.fingerprint() for split, source in sources.items()}
-    return Plan(form=form, source=data, fingerprints=prints, images_per_part=per_part)
+    return Plan(form=form, source=hidden(data), fingerprints=prints, images_per_part=per_part)
 
 
 def check_place(data: str, folder: Path) -> None:

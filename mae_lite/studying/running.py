@@ -18,6 +18,7 @@ from mae_lite import files
 from mae_lite.engine.signals import StopSignals, killed_with_parent
 from mae_lite.errors import EXIT_STOPPED, plain
 from mae_lite.studying.stages import Stage
+from mae_lite.terminal import say
 from mae_lite.timing.clock import clock
 
 _LAST_LINES = 12
@@ -49,9 +50,7 @@ class _Running:
 class Pool:
     """Carries out stages; each in a process that has its share of the processors, or a GPU."""
 
-    def __init__(
-        self, processes: int, logs: Path, gpus: Sequence[str] = (), tell: Callable[[str], None] = print
-    ) -> None:
+    def __init__(self, processes: int, logs: Path, gpus: Sequence[str] = (), tell: Callable[[str], None] = say) -> None:
         """Prepare a pool.
 
         Args:

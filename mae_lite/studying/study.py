@@ -17,6 +17,7 @@ from mae_lite.report import compose, page
 from mae_lite.studies.values import Study
 from mae_lite.studying import claims, forecast, graph, recommending, results, running, slurm
 from mae_lite.studying.running import Outcome, Pool
+from mae_lite.terminal import say
 from mae_lite.timing.clock import clock
 
 
@@ -84,14 +85,14 @@ def run(wanted: Order) -> int:
         left = clock(forecast.wall_seconds(found, processes))
         _tell(f"{wanted.study.title}: {len(found)} stages, {done} done; about {left} left with {processes} at once")
         outcome = Pool(processes, wanted.folder / "logs", gpus, _tell).run(forecast.in_order(found))
-        print("\n".join(["", *write(wanted, stages)]))
+        say("\n".join(["", *write(wanted, stages)]))
     finally:
         lock.release()
     if outcome.stopped:
-        print("stopped; what was finished is kept, the same command continues")
+        say("stopped; what was finished is kept, the same command continues")
         return EXIT_STOPPED
     _check(wanted, outcome)
-    print(f"({time.monotonic() - begun:.0f} s)")
+    say(f"({time.monotonic() - begun:.0f} s)")
     return 0
 
 
@@ -173,4 +174,4 @@ def _check(wanted: Order, outcome: Outcome) -> None:
 
 
 def _tell(line: str) -> None:
-    print(line, flush=True)
+    say(line)

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 import socket
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from mae_lite.studying import forecast, running, set_data, starts, transfer_resu
 from mae_lite.studying.cells import Cell, cells
 from mae_lite.studying.running import Outcome
 from mae_lite.studying.stages import Stage
+from mae_lite.terminal import say
 from mae_lite.timing.clock import clock
 
 _log = logging.getLogger(__name__)
@@ -206,4 +206,4 @@ def _stopped() -> Stopped:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    say(line, aside=True)

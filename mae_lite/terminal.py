@@ -1,0 +1,17 @@
+"""What is said on the terminal; nothing else prints. What a user has named must give it no orders."""
+
+from __future__ import annotations
+
+import sys
+
+from mae_lite.errors import plain
+
+
+def say(text: str = "", *, aside: bool = False) -> None:
+    """Print ``text`` at once, harmless and without secrets of URLs (see :func:`mae_lite.errors.plain`).
+
+    Args:
+        text: a line or several; names that are not quoted go through :func:`mae_lite.errors.in_line` first.
+        aside: whether it is not the result but a word beside it, for standard error.
+    """
+    print(plain(text), file=sys.stderr if aside else sys.stdout, flush=True)
