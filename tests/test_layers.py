@@ -31,7 +31,7 @@ LAYERS = (
         ("config", "files", "draws"),
         ("overrides", "costs", "locks", "handover", "launch"),
     ),  # L0
-    (("recipes", "rundir", "shipped", "figures", "display", "tensorboard", "advice"), ("studies",)),  # L1
+    (("recipes", "rundir", "shipped", "figures", "display", "tensorboard", "advice"), ("left_out", "studies")),  # L1
     (("data", "models", "measuring"),),
     (("methods",),),
     (("engine",),),
@@ -40,7 +40,7 @@ LAYERS = (
         ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
         ("loading", "probing", "frozen", "exporting"),
         ("training",),
-        ("timing",),
+        ("timing", "replaying"),
     ),
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
     (
