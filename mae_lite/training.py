@@ -16,8 +16,8 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mae_lite import config, files, inputs, left_out, loading, methods, probing, rundir
-from mae_lite.advice import Starving
+from mae_lite import config, files, inputs, left_out, loading, memory, methods, probing, rundir
+from mae_lite.advice import Collapsing, Spiking, Starving
 from mae_lite.data import labels_file
 from mae_lite.data.sources import Source, at_hand, usable_cpus
 from mae_lite.display import display
@@ -69,9 +69,9 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
         train, held_out = inputs.images(recipe, runtime, images)
         fabric = start_fabric(recipe, runtime)
         description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
-        memory = partial(peak_memory_mb, fabric.device)
-        record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description, memory))
-        with _recorded(record, recipe):
+        peak = partial(peak_memory_mb, fabric.device)
+        record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description, peak))
+        with _recorded(record), memory.explained(recipe, runtime, fabric, len(train)):
             while True:
                 try:
                     return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out), teacher)
@@ -89,19 +89,10 @@ def _leave_out(folder: Path, failure: NotFinite) -> None:
 
 
 @contextmanager
-def _recorded(record: rundir.RunDir | None, recipe: config.Recipe) -> Iterator[None]:
+def _recorded(record: rundir.RunDir | None) -> Iterator[None]:
     """Leave the reason of a failure in ``status.json``, and give the folder back."""
     try:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise DiskError(
-                "the device ran out of memory",
-                found=str(error).splitlines()[0][:200],
-                fix="use more --devices or a smaller --global-batch-size, which changes the result"
-                if recipe.couples_samples
-                else "give a smaller --micro-batch-size; gradients are added up and the result stays the same",
-            ) from error
+        yield
     except BaseException as error:
         if record is not None:
             with suppress(DiskError):  # a full disk must not hide the error itself
@@ -230,8 +221,17 @@ def _logger(
     runtime: config.Runtime, record: rundir.RunDir, progress: Progress, watch: Starving | None
 ) -> Callable[[Mapping[str, Any]], None]:
     events = EventFiles(record.path / "tensorboard", progress.step) if runtime.tensorboard else None
+    watching = Spiking(), Collapsing()
+    for row in rundir.read_rows(record.path):  # so that a run that goes on says the same as one that was never stopped
+        for one in watching:
+            one.heard(row)
 
     def log(row: Mapping[str, Any]) -> None:
+        for one in watching:
+            found, words = one.heard(row)
+            row = {**row, **found}
+            if words:
+                _log.warning("%s", words)
         record.log(row)
         if events is not None:
             events.log(row)

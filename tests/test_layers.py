@@ -38,7 +38,7 @@ LAYERS = (
     (("evaluation",),),
     (
         ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
-        ("loading", "probing", "frozen", "exporting"),
+        ("loading", "probing", "frozen", "exporting", "memory"),
         ("training",),
         ("timing", "replaying"),
     ),
