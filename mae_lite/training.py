@@ -23,11 +23,10 @@ from mae_lite.data.sources import Source, at_hand, usable_cpus
 from mae_lite.display import display
 from mae_lite.engine import checkpoint, loop
 from mae_lite.engine.checkpoint import Progress
-from mae_lite.engine.failure import NotFinite
 from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
 from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import ConfigError, DiskError, MaeLiteError
+from mae_lite.errors import ConfigError, DiskError, MaeLiteError, NotFinite
 from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods.base import Method

@@ -21,7 +21,7 @@ from mae_lite import files, rundir
 from mae_lite.engine import checkpoint
 from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.ranks import on_rank_zero
-from mae_lite.errors import DiskError, NumericsError
+from mae_lite.errors import DiskError, NotFinite
 
 if TYPE_CHECKING:
     from mae_lite.engine.loop import Job
@@ -39,13 +39,6 @@ class Seen:
     """[B] int64, positions in the training images."""
     loss: Tensor
     """[], mean over the micro-batch."""
-
-
-class NotFinite(NumericsError):
-    """An update that was not made, or a state that was not saved, because it is not finite."""
-
-    blamed = -1
-    """The update to leave out; -1 when none is to blame."""
 
 
 def refuse(step: int, loss: Tensor, norm: Tensor) -> NotFinite:
@@ -74,7 +67,7 @@ def check_state(job: Job, progress: Progress) -> None:
     if found is None:
         return
     step = progress.step - 1
-    error = NotFinite(
+    error: NotFinite = NotFinite(
         f"{found} is not finite after update {step}; this state was not saved", expected="finite weights", fix=_FIX
     )
     error.blamed, error.shared = step, True

@@ -24,12 +24,12 @@ from mae_lite.data.plan import Plan
 from mae_lite.display import Show
 from mae_lite.engine import checkpoint
 from mae_lite.engine.checkpoint import Progress
-from mae_lite.engine.failure import NotFinite, Seen, any_rank, check_state, kept, refuse
+from mae_lite.engine.failure import Seen, any_rank, check_state, kept, refuse
 from mae_lite.engine.meter import Meter, Waited
 from mae_lite.engine.optim import LearningRate, WeightDecay, set_learning_rate, set_weight_decay
 from mae_lite.engine.ranks import on_rank_zero
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import DiskError
+from mae_lite.errors import DiskError, NotFinite
 from mae_lite.methods.base import Method, StepOutput
 
 _log = logging.getLogger(__name__)

@@ -1,8 +1,10 @@
-"""Makes an update again that was not finite, from its bundle: see :mod:`mae_lite.engine.failure`. Writes nothing."""
+"""Makes an update again that was not finite, from its bundle: see :mod:`mae_lite.engine.failure`.
+
+Nothing is written, but a list of images that cannot be read, beside the batch.
+"""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,9 +64,9 @@ def replay(order: Order, images: Source | None = None) -> dict[str, Any]:
         raise _other_images(order, train)
     teacher = load_teacher(recipe, runtime.teacher)
     fabric = start_fabric(recipe, runtime)
-    with tempfile.TemporaryDirectory() as nowhere, StopSignals() as signals:
+    with StopSignals() as signals:
         found = said["step"], contents
-        job, _ = training.assemble(recipe, runtime, fabric, signals, Path(nowhere), train, teacher, found)
+        job, _ = training.assemble(recipe, runtime, fabric, signals, order.bundle, train, teacher, found)
         job.wrapped.train()
         job.method.before_step(said["step"] / job.plan.steps_per_epoch)
         parts = list(_parts(job, said))
