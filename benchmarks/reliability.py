@@ -68,6 +68,8 @@ LIMITS = """
 - Rot inside a JPEG that still decodes is invisible, unless `mae-lite check --save-hashes` knew the file before.
 - Weights of strangers are loaded as tensors alone; no code in them runs, and no option asks for trust. Their numbers
   can still be wrong: `convert` compares outputs with the formula before it writes.
+- Numbers that are not finite stop a run before the update. There is no fp16, and so no loss scaler that could skip
+  updates for ever: bf16 has the range of fp32, and `--precision fp16` is refused.
 - Several GPUs, NCCL and real clusters were not tried by these tests: they run on processors, through gloo.
 - Not reached yet: a thousand kills, also of two ranks, and three hundred bad inputs. One thing that is not as promised
   fails the tests, and this page is not written.

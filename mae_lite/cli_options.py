@@ -36,6 +36,23 @@ class EvaluateOptions(config.Config):
     """Print JSON instead of a table."""
 
 
+class ReplayOptions(config.Config):
+    """Options of ``mae-lite replay``."""
+
+    data: str | None = None
+    """Where the training images are now; by default where they were."""
+    val_data: str | None = None
+    """Where the validation images are now."""
+    teacher: str | None = None
+    """Where the teacher of a distilling recipe is now."""
+    precision: Literal["bf16", "fp32"] | None = None
+    """Arithmetic to try; by default the recipe's."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device."""
+    json_output: bool = False
+    """Print JSON instead of text (also --json)."""
+
+
 class PlanRequest(config.Request):
     """A run, and how ``mae-lite plan`` looks at it."""
 

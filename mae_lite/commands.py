@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from mae_lite import config, costs, overrides, recipes
-from mae_lite.cli_options import BenchRequest, CheckOptions, DemoOptions, ListOptions, PlanRequest, PrepareOptions
+from mae_lite.cli_options import (
+    BenchRequest,
+    CheckOptions,
+    DemoOptions,
+    ListOptions,
+    PlanRequest,
+    PrepareOptions,
+    ReplayOptions,
+)
 from mae_lite.cli_words import flags_of, options_from, positional
 from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, in_line
 from mae_lite.launch import first_rank
@@ -77,6 +85,20 @@ def _train(command: str, words: Sequence[str]) -> int:
                 + (" further with a higher --stop-after-steps" * (outcome.state == "paused"))
             )
     return EXIT_STOPPED if outcome.state == "stopped" else 0
+
+
+def replay(words: Sequence[str]) -> int:
+    """Make an update again that was not finite, and say what broke it: mae-lite replay BUNDLE."""
+    usage = "mae-lite replay BUNDLE [--precision fp32] [--data DATA] [--json] [--FIELD VALUE ...]"
+    bundle, rest = positional(words, "the bundle", usage, "mae-lite replay runs/NAME/failed/step_10", ReplayOptions)
+    options = options_from(flags_of(rest), ReplayOptions, "mae-lite replay BUNDLE", {})
+    from mae_lite.replaying import replay as replaying
+    from mae_lite.replaying import words as replay_words
+
+    order = replaying.Order(Path(bundle), **options.model_dump(exclude={"json_output"}))
+    found = replaying.replay(order)
+    say(json.dumps(found, indent=2) if options.json_output else replay_words.as_text(found))
+    return 0
 
 
 def bench(words: Sequence[str]) -> int:
@@ -168,6 +190,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "prepare": prepare,
     "pretrain": pretrain,
     "finetune": finetune,
+    "replay": replay,
     "bench": bench,
     "plan": plan,
     "evaluate": evaluate,

@@ -1072,6 +1072,9 @@ class Runtime(Config):
     on_bad: Literal["skip", "fail"] = "skip"
     """An unreadable image is replaced by another, up to 10 or 0.1 % of them, and listed in bad_files.csv; or it ends
     the run."""
+    on_nan: Literal["stop", "rollback"] = "stop"
+    """An update whose loss or gradient is not finite ends the run before the update; or the run goes back to its newest
+    checkpoint and leaves that update out, at most three times. Either way failed/ gets what mae-lite replay needs."""
     allow_empty_classes: bool = False
     """Keep class folders without images as classes, instead of refusing them."""
     out: str | None = None

@@ -92,6 +92,13 @@ class NumericsError(MaeLiteError):
     exit_code = 6
 
 
+class NotFinite(NumericsError):
+    """An update that was not made, or a state that was not saved, because it is not finite."""
+
+    blamed = -1
+    """The update to leave out; -1 when none is to blame."""
+
+
 class StudyError(MaeLiteError):
     """Stages of a study that failed, each with its own error in its log."""
 

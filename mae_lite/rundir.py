@@ -162,10 +162,12 @@ class RunDir:
             files.sweep(path)
             files.sweep(path / "checkpoints")
             files.sweep(path / "previews")
+            files.sweep(path / "failed")
             started = checkpoints(path) or any((path / name).exists() for name in ("encoder", "classifier"))
             if started:
                 self._check_same(description)
             else:  # a start that failed before its first checkpoint leaves nothing to protect
+                self._forget_another(description)
                 files.write_json(path / "recipe.json", dict(description))
         except BaseException:
             self.close()
@@ -229,6 +231,12 @@ class RunDir:
                 found=", ".join(foreign[:5]),
                 fix="choose a new folder with --out FOLDER",
             )
+
+    def _forget_another(self, description: Mapping[str, Any]) -> None:
+        """Drop the list of updates that another run left out; this one may not need to."""
+        recipe = self.path / "recipe.json"
+        if recipe.exists() and recipe.read_text(encoding="utf-8") != json.dumps(dict(description), indent=2) + "\n":
+            files.remove(self.path / "left_out.json")
 
     def _check_same(self, description: Mapping[str, Any]) -> None:
         saved = read_json(self.path / "recipe.json", "another folder with --out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,8 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mae_lite import config, files, inputs, loading, methods, probing, rundir
-from mae_lite.advice import Starving
+from mae_lite import config, files, inputs, left_out, loading, memory, methods, probing, rundir
+from mae_lite.advice import Collapsing, Spiking, Starving
 from mae_lite.data import labels_file
 from mae_lite.data.sources import Source, at_hand, usable_cpus
 from mae_lite.display import display
@@ -25,7 +26,7 @@ from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
 from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import ConfigError, DiskError, in_line
+from mae_lite.errors import ConfigError, DiskError, MaeLiteError, NotFinite, in_line
 from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods.base import Method
@@ -67,26 +68,30 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
         train, held_out = inputs.images(recipe, runtime, images)
         fabric = start_fabric(recipe, runtime)
         description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
-        memory = partial(peak_memory_mb, fabric.device)
-        record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description, memory))
-        with _recorded(record, recipe):
-            return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out), teacher)
+        peak = partial(peak_memory_mb, fabric.device)
+        record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description, peak))
+        with _recorded(record), memory.explained(recipe, runtime, fabric, len(train)):
+            while True:
+                try:
+                    return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out), teacher)
+                except NotFinite as failure:
+                    if runtime.on_nan == "stop":
+                        raise
+                    on_rank_zero(fabric, partial(_leave_out, folder, failure))
+                gc.collect()  # the model and its gradients, before there is another
+
+
+def _leave_out(folder: Path, failure: NotFinite) -> None:
+    """Add an update to those that the run leaves out."""
+    left_out.add(folder, failure.blamed, failure)
+    _log.warning("%s; going back to the newest checkpoint, update %d is left out", failure.what, failure.blamed)
 
 
 @contextmanager
-def _recorded(record: rundir.RunDir | None, recipe: config.Recipe) -> Iterator[None]:
+def _recorded(record: rundir.RunDir | None) -> Iterator[None]:
     """Leave the reason of a failure in ``status.json``, and give the folder back."""
     try:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise DiskError(
-                "the device ran out of memory",
-                found=str(error).splitlines()[0][:200],
-                fix="use more --devices or a smaller --global-batch-size, which changes the result"
-                if recipe.couples_samples
-                else "give a smaller --micro-batch-size; gradients are added up and the result stays the same",
-            ) from error
+        yield
     except BaseException as error:
         if record is not None:
             with suppress(DiskError):  # a full disk must not hide the error itself
@@ -115,7 +120,8 @@ def _run(
     if record is not None:
         record.cut(progress.step)
         ranks, data = fabric.world_size, train.describe()
-        facts = {"device": _device_name(fabric), "ranks": ranks, "data": data, "pixels": runtime.pixels}
+        facts: dict[str, Any] = {"device": _device_name(fabric), "ranks": ranks, "data": data, "pixels": runtime.pixels}
+        facts |= {"left_out": sorted(job.skipped)} if job.skipped else {}
         record.record_start(**facts, loading=job.loading, resumed_at=progress.step)
         if recipe.labels_per_class is not None or recipe.label_fraction is not None:
             files.write_text(folder / labels_file.FILE, labels_file.as_csv(train))
@@ -141,20 +147,21 @@ def assemble(
     folder: Path,
     train: Source,
     teacher: Teacher | None,
+    state: tuple[int, Mapping[str, bytes]] | None = None,
 ) -> tuple[loop.Job, Progress]:
-    """Build the parts of a run and put the newest checkpoint, or the starting weights, into them."""
+    """Build the parts of a run and put ``state``, the newest checkpoint, or the starting weights into them."""
     plan = inputs.plan(recipe, runtime, fabric, len(train), train.windows)
     method = methods.build(recipe, len(train.classes or ()))
     if isinstance(method, Taught):
         method.teacher = teacher
-    found = checkpoint.newest(folder)
+    found = state or checkpoint.newest(folder)
     if found is None:
         load_initial(method, recipe, runtime.init)
     ema = _average(method, recipe, fabric.device)
     plain = build_optimizer(method, recipe)
     wrapped, optimizer = fabric.setup(_compiled(method) if runtime.compiled else method, plain)
     progress = Progress() if found is None else checkpoint.restore(found[1], method, plain, ema)
-    begun = None if found is None else rundir.last_start(folder).get("loading", "workers")
+    begun = None if found is None or state is not None else rundir.last_start(folder).get("loading", "workers")
     way, batches = loading.reader(recipe, runtime, train, plan, fabric, folder, begun)
     job = loop.Job(
         recipe=recipe,
@@ -170,9 +177,18 @@ def assemble(
         loading=way,
         folder=folder,
         signals=signals,
+        skipped=frozenset(left_out.read(folder)),
+        name_of=partial(_name, train),
         ema=ema,
     )
     return job, progress
+
+
+def _name(source: Source, index: int) -> str:
+    try:
+        return source.example(index).name
+    except MaeLiteError:  # it is gone since; its place says which it was
+        return f"{source.name} image {index}"
 
 
 def _compiled(method: Method) -> Any:
@@ -204,8 +220,17 @@ def _logger(
     runtime: config.Runtime, record: rundir.RunDir, progress: Progress, watch: Starving | None
 ) -> Callable[[Mapping[str, Any]], None]:
     events = EventFiles(record.path / "tensorboard", progress.step) if runtime.tensorboard else None
+    watching = Spiking(), Collapsing()
+    for row in rundir.read_rows(record.path):  # so that a run that goes on says the same as one that was never stopped
+        for one in watching:
+            one.heard(row)
 
     def log(row: Mapping[str, Any]) -> None:
+        for one in watching:
+            found, words = one.heard(row)
+            row = {**row, **found}
+            if words:
+                _log.warning("%s", words)
         record.log(row)
         if events is not None:
             events.log(row)

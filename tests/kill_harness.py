@@ -20,7 +20,7 @@ import sklearn.linear_model  # noqa: F401  # the linear probe imports it: once h
 import torch
 import torch._dynamo  # the optimiser imports it at its first step: likewise
 
-from mae_lite import files, training
+from mae_lite import files, left_out, training
 from mae_lite.config import Recipe
 from mae_lite.data.opening import open_source
 from mae_lite.methods.base import Method
@@ -34,7 +34,7 @@ from mae_lite.methods.mocov3 import MomentumContrast
 from mae_lite.methods.simmim import PixelRegression
 from mae_lite.methods.supervised import SupervisedClassifier
 from mae_lite.rundir import checkpoints, read_rows
-from tests import toy
+from tests import poison, toy
 
 PROBES: dict[str, Any] = {"probe_every_epochs": 3 / 84, "probe_images": 60}
 """At steps 0, 3 and 6."""
@@ -56,6 +56,7 @@ METHODS: dict[str, tuple[Callable[[], Recipe], type[Method]]] = {
     "simmim": (toy.simmim_swin, PixelRegression),
     "distilled_swin": (toy.distilled_swin, DistilledPixelRegression),
     "finetune": (finetuning, SupervisedClassifier),
+    "rollback": (poison.recipe, MaskedAutoencoder),
 }
 
 
@@ -127,6 +128,8 @@ def child(folder: Path, workers: int, kill_at: int, kind: str, teacher: str | No
         files.disk = TickingDisk(tick)
         method.after_step = after_step  # type: ignore[method-assign]
         beside = {"validate_every_epochs": 1} if kind == "finetune" else PROBES
+        if kind == "rollback":
+            beside = {"on_nan": "rollback", **poison.settings(folder.parent / "poison")}
         training.run(toy_recipe(), toy.runtime(folder, workers=workers, teacher=teacher, **beside))
         if count is not None:
             count.write_text(str(ticks))
@@ -144,7 +147,8 @@ def remains(folder: Path) -> dict[str, Any]:
     encoder = files.sha256(model.read_bytes())
     rows = [{k: v for k, v in row.items() if k not in toy.TIMES} for row in read_rows(folder)]
     previews = {path.name: files.sha256(path.read_bytes()) for path in (folder / "previews").glob("*")}
-    return {"step": step, "tensors": tensors, "encoder": encoder, "rows": rows, "previews": previews}
+    lists = {"left_out": list(left_out.read(folder)), "failed": sorted(p.name for p in (folder / "failed").glob("*"))}
+    return {"step": step, "tensors": tensors, "encoder": encoder, "rows": rows, "previews": previews, **lists}
 
 
 def main(folder: Path, workers: int, kills: int, kind: str) -> dict[str, Any]:

@@ -201,6 +201,8 @@ SETTINGS: list[tuple[list[str], list[str]]] = [
     (["--micro-batch-size", "32"], ["micro_batch_size", "32", "Fix: --micro-batch-size 16"]),
     (["--epochs", "0"], ["epochs", "'0'"]),
     (["--epochs", "nan"], ["epochs", "finite"]),
+    (["--precision", "fp16"], ["precision", "'fp16'", "'bf16' or 'fp32'"]),
+    (["--on-nan", "ignore"], ["on_nan", "'ignore'", "'stop' or 'rollback'"]),
     (["--epochs", "inf"], ["epochs", "finite"]),
     (["--warmup-epochs", "1000"], ["warmup_epochs", "1000", "at most epochs"]),
     (["--lr-per-256", "0"], ["lr_per_256", "'0'"]),

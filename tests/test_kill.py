@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 KINDS = [
-    *(("mae", 0, 50), ("mae", 2, 50), ("mocov3", 0, 20), ("finetune", 0, 20)),
+    *(("mae", 0, 50), ("mae", 2, 50), ("mocov3", 0, 20), ("finetune", 0, 20), ("rollback", 0, 40)),
     *((kind, 0, 10) for kind in ("distilled", "features", "dino", "maskfeat", "simmim", "distilled_swin")),
 ]
 
@@ -34,4 +34,5 @@ def test_killed_runs_end_bit_identical(tmp_path: Path, kind: str, workers: int, 
     tally("kills", report["killed"], len(report["wrong"]))
     assert report["wrong"] == [], done.stderr
     assert report["killed"] >= kills
-    assert report["rows"] == 6  # three of the loss, three of the probes or of validation
+    # Three of the loss, three of the probes or of validation; or two of the loss and one of an update left out.
+    assert report["rows"] == (3 if kind == "rollback" else 6)

@@ -32,16 +32,16 @@ LAYERS = (
         ("config", "files", "draws", "terminal"),
         ("overrides", "costs", "locks", "handover", "launch"),
     ),  # L0
-    (("recipes", "rundir", "shipped", "figures", "display", "tensorboard", "advice"), ("studies",)),  # L1
+    (("recipes", "rundir", "shipped", "figures", "display", "tensorboard", "advice"), ("left_out", "studies")),  # L1
     (("data", "models", "measuring"),),
     (("methods",),),
     (("engine",),),
     (("evaluation",),),
     (
         ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
-        ("loading", "probing", "frozen", "exporting"),
+        ("loading", "probing", "frozen", "exporting", "memory"),
         ("training",),
-        ("timing",),
+        ("timing", "replaying"),
     ),
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
     (

@@ -22,6 +22,7 @@ from mae_lite.config import Recipe, Runtime
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import CheckpointError, ConfigError, DiskError
 from mae_lite.methods.mae import MaskedAutoencoder
+from mae_lite.methods.mocov3 import MomentumContrast
 from mae_lite.report import repeat
 from mae_lite.report.read import read
 from mae_lite.rundir import checkpoints, read_rows
@@ -363,16 +364,49 @@ def test_grey_images_have_one_way(tmp_path: Path) -> None:
     assert "--pixels" not in repeat.command(read(tmp_path))
 
 
-def test_out_of_memory_is_explained_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+_SHORT = [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), "the device", "20.00 GiB"),
+    (MemoryError(), "the machine", "width 16"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"), "the machine", "you tried 9 bytes"),
+]
+
+
+@pytest.mark.parametrize(("error", "who", "said"), _SHORT)
+def test_out_of_memory_is_explained_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, who: str, said: str
+) -> None:
+    def after_step(_: object, step: int, __: int) -> None:
+        if step == 4:
+            raise error
+
+    with monkeypatch.context() as short, pytest.raises(DiskError, match="--micro-batch-size 6;") as caught:
+        short.setattr(MaskedAutoencoder, "after_step", after_step)
+        training.run(toy.mae(global_batch_size=24), toy.runtime(tmp_path / "run", micro_batch_size=12))
+    assert f"{who} ran out of memory: found micro-batches of 12 images of 8 pixels for toy-mae" in str(caught.value)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "failed" and said in status["message"]
+    assert [step for step, _ in checkpoints(tmp_path / "run")] == [2]
+    outcome = training.run(toy.mae(global_batch_size=24), toy.runtime(tmp_path / "run", micro_batch_size=6))
+    assert outcome.state == "finished"
+
+
+def test_out_of_memory_where_micro_batches_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def after_step(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        raise MemoryError
+
+    monkeypatch.setattr(MomentumContrast, "after_step", after_step)
+    with pytest.raises(DiskError, match=r"micro-batches of 16 .*\nFix: use more --devices") as caught:
+        training.run(toy.mocov3(), toy.runtime(tmp_path / "run"))
+    assert "--micro-batch-size" not in str(caught.value)
+
+
+def test_other_errors_of_pytorch_are_left_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def after_step(*_: object) -> None:
+        raise RuntimeError("shapes differ")
 
     monkeypatch.setattr(MaskedAutoencoder, "after_step", after_step)
-    with pytest.raises(DiskError, match="--micro-batch-size"):
+    with pytest.raises(RuntimeError, match="shapes differ"):
         training.run(toy.mae(), toy.runtime(tmp_path / "run"))
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert status["state"] == "failed"
-    assert "20.00 GiB" in status["message"]
 
 
 def test_finished_models_protect_their_folder(tmp_path: Path) -> None:

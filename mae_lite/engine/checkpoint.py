@@ -51,21 +51,28 @@ def save(
     Raises:
         DiskError: when it cannot be written; older checkpoints are untouched.
     """
-    contents = {
-        "model.safetensors": weights.to_bytes(method.state_dict()),
-        "optimizer.safetensors": weights.to_bytes(_optimizer_tensors(optimizer)),
-        "state.json": json.dumps({"format": rundir.FORMAT, **asdict(progress)}).encode(),
-    }
-    if ema is not None:
-        contents["ema.safetensors"] = weights.to_bytes(ema.state_dict())
     target = run / "checkpoints" / f"step_{progress.step}"
-    files.publish_folder(target, contents)
+    files.publish_folder(target, contents(progress, method, optimizer, ema))
     try:
         files.read_folder(target)
     except CheckpointError as error:
         fix = "check the disk: it gave back other bytes than were written"
         raise DiskError(f"the checkpoint just written cannot be trusted: {error.what}", fix=fix) from error
     _prune(run, progress)
+
+
+def contents(
+    progress: Progress, method: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None
+) -> dict[str, bytes]:
+    """Return the files of a checkpoint by name, as :func:`restore` takes them."""
+    found = {
+        "model.safetensors": weights.to_bytes(method.state_dict()),
+        "optimizer.safetensors": weights.to_bytes(_optimizer_tensors(optimizer)),
+        "state.json": json.dumps({"format": rundir.FORMAT, **asdict(progress)}).encode(),
+    }
+    if ema is not None:
+        found["ema.safetensors"] = weights.to_bytes(ema.state_dict())
+    return found
 
 
 def _prune(run: Path, progress: Progress) -> None:

@@ -24,12 +24,13 @@ from mae_lite.data.plan import Plan
 from mae_lite.display import Show
 from mae_lite.engine import checkpoint
 from mae_lite.engine.checkpoint import Progress
+from mae_lite.engine.failure import Seen, any_rank, check_state, kept, refuse
 from mae_lite.engine.meter import Meter, Waited
 from mae_lite.engine.optim import LearningRate, WeightDecay, set_learning_rate, set_weight_decay
 from mae_lite.engine.ranks import on_rank_zero
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import DiskError, NumericsError
-from mae_lite.methods.base import Method
+from mae_lite.errors import DiskError, NotFinite
+from mae_lite.methods.base import Method, StepOutput
 
 _log = logging.getLogger(__name__)
 _SAVES_MAY_FAIL = 3
@@ -71,6 +72,10 @@ class Job:
     signals: StopSignals
     loading: Literal["workers", "resident"] = "workers"
     """How images come."""
+    skipped: frozenset[int] = frozenset()
+    """Updates that are left out."""
+    name_of: Callable[[int], str] = str
+    """Position of a training image -> what to call it."""
     ema: Any = None
     probes: Sequence[Probe] = ()
     log: Callable[[Mapping[str, Any]], None] = _nothing
@@ -82,7 +87,7 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     """Make updates until the schedule ends ("finished"), a signal comes ("stopped") or stop_after_steps ("paused").
 
     Raises:
-        NumericsError: before an update with a loss or gradient that is not finite.
+        NotFinite: before an update with a loss or gradient that is not finite; names the bundle that keeps it.
         DiskError: when the last checkpoint, or several in a row, cannot be written.
     """
     fabric, end = job.fabric, job.rate.total_steps
@@ -95,12 +100,10 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
         _run_probes(job, progress)
     while progress.step < last:
         step = progress.step
-        numbers, norm = update(job, step, batches)
-        progress.step = step + 1
-        meter.add(numbers)
+        norm = _norm_of_update(job, progress, meter, batches)
         better = _run_probes(job, progress)
         row = None
-        if _due(progress.step, job.runtime.log_every_steps, end):
+        if norm is not None and _due(progress.step, job.runtime.log_every_steps, end):
             row = meter.row(job.rate(step), norm)
             job.log(row)
         job.display(progress.step, row)
@@ -113,17 +116,45 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     return "finished" if progress.step >= end else "paused"
 
 
-def update(job: Job, step: int, batches: Iterator[Batch]) -> tuple[dict[str, Tensor], Tensor]:
+def _norm_of_update(job: Job, progress: Progress, meter: Meter, batches: Iterator[Batch]) -> Tensor | None:
+    """Make the next update, or leave it out if it is one of those; return the gradients' norm, None without."""
+    step = progress.step
+    if step in job.skipped:
+        for _ in range(job.plan.micro_batches):
+            next(batches)
+        progress.step += 1
+        epoch = round(progress.step / job.plan.steps_per_epoch, 4)
+        job.log({"step": progress.step, "epoch": epoch, "left_out": 1})
+        return None
+    seen: list[Seen] = []
+    try:
+        numbers, norm = update(job, step, batches, seen)
+    except NotFinite as failure:
+        raise kept(job, progress, seen, failure) from failure
+    progress.step += 1
+    meter.add(numbers)
+    return norm
+
+
+def update(
+    job: Job, step: int, batches: Iterator[Batch], seen: list[Seen] | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
     """Make the update number ``step``; return the means of loss and logs on this rank, and the gradients' norm.
 
+    Args:
+        job: the run.
+        step: counts from 0.
+        batches: the next are those of the update.
+        seen: gets its micro-batches, also when the update fails.
+
     Raises:
-        NumericsError: before an update with a loss or gradient that is not finite.
+        NotFinite: before an update with a loss or gradient that is not finite; the gradients are left.
     """
     epoch = step / job.plan.steps_per_epoch
     set_learning_rate(job.optimizer, job.rate(step))
     set_weight_decay(job.optimizer, job.decay(step))
     job.method.before_step(epoch)
-    numbers = _backward(job, step, batches)
+    numbers = _backward(job, step, batches, [] if seen is None else seen)
     job.method.after_backward(epoch)
     norm = _gradient_norm(job, step, numbers["loss"])
     job.optimizer.step()
@@ -134,36 +165,48 @@ def update(job: Job, step: int, batches: Iterator[Batch]) -> tuple[dict[str, Ten
     return numbers, norm
 
 
-def _backward(job: Job, step: int, batches: Iterator[Batch]) -> dict[str, Tensor]:
+def _backward(job: Job, step: int, batches: Iterator[Batch], seen: list[Seen]) -> dict[str, Tensor]:
     """Add up the gradients of all micro-batches of an update; return the means of loss and logs on this rank."""
     fabric, count, augmentation = job.fabric, job.plan.micro_batches, job.recipe.augmentation
     total: dict[str, Tensor] = {}
     for micro in range(count):
         batch = to_device(next(batches), fabric.device, augmentation.mean, augmentation.std)
-        drawn = job.method.draw(job.recipe.seed, step, job.plan.micro_rows(micro))
-        on_device = {name: value.to(fabric.device, non_blocking=True) for name, value in drawn.items()}
-        if job.recipe.encoder.drop_path > 0:
-            torch.manual_seed(draws.key(job.recipe.seed, "drop path", step, fabric.global_rank, micro) >> 1)
         with fabric.no_backward_sync(job.wrapped, enabled=micro + 1 < count):
-            local = () if batch.local_images is None else (batch.local_images,)
-            output = job.wrapped(batch.images, batch.labels, on_device, *local)
+            output = forward(job, step, batch, job.plan.micro_rows(micro), (fabric.global_rank, micro))
             fabric.backward(output.loss / count)
+        seen.append(Seen(batch.ids, output.loss.detach()))
         for name, value in {"loss": output.loss, **output.logs}.items():
             total[name] = total.get(name, 0.0) + value.detach() / count
     return total
+
+
+def forward(job: Job, step: int, batch: Batch, rows: range, part: tuple[int, int]) -> StepOutput:
+    """Return loss and logs of a part of an update.
+
+    Args:
+        job: the run.
+        step: the update.
+        batch: images on the device, as ``rows`` of the global batch.
+        rows: where the part stands there.
+        part: rank and micro-batch, which drop path depends on.
+    """
+    device = job.fabric.device
+    drawn = job.method.draw(job.recipe.seed, step, rows)
+    on_device = {name: value.to(device, non_blocking=True) for name, value in drawn.items()}
+    if job.recipe.encoder.drop_path > 0:
+        torch.manual_seed(draws.key(job.recipe.seed, "drop path", step, *part) >> 1)
+    local = () if batch.local_images is None else (batch.local_images,)
+    output: StepOutput = job.wrapped(batch.images, batch.labels, on_device, *local)
+    return output
 
 
 def _gradient_norm(job: Job, step: int, loss: Tensor) -> Tensor:
     """Return the norm of all gradients, clipped afterwards where the recipe says so; refuse what is not finite."""
     parameters = [parameter for parameter in job.method.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
-    # Gradients are averaged over the ranks, so one rank's NaN is every rank's and all of them stop here.
-    if not torch.isfinite(norm + loss):
-        raise NumericsError(
-            f"update {step}: loss {loss.item():g}, gradient norm {norm.item():g}; the weights were not changed",
-            expected="finite numbers",
-            fix="lower --lr-per-256 or set --clip-grad-norm 1; on a GPU try --precision fp32",
-        )
+    # The optimiser keeps squares; one that overflowed would hold its weights still for ever, without a word.
+    if any_rank(~torch.isfinite(norm.square() + loss)):
+        raise refuse(step, loss, norm)
     if job.recipe.clip_grad_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, job.recipe.clip_grad_norm, norm, foreach=True)
     return norm
@@ -218,6 +261,7 @@ class _Saver:
         return time.monotonic() - self._last > max(_SAVE_SECONDS, self._cost / _SAVE_SHARE)
 
     def save(self, final: bool) -> None:
+        check_state(self._job, self._progress)
         start = time.monotonic()
         try:
             on_rank_zero(self._job.fabric, self._write)

@@ -151,6 +151,21 @@ def _teacher_share(run: Run) -> float | None:
     return sum(share * seconds for share, seconds in known) / sum(s for _, s in known) if known else None
 
 
+def _unusual(run: Run) -> list[str]:
+    """Return what a run's rows were marked with: updates left out, jumps of a number, features that collapsed."""
+    marked = [
+        (number(row["step"]), name) for row in run.rows for name, value in row.items() if number(value) is not None
+    ]
+    said = []
+    for ending, words in (("_spike", "{} far above its median"), ("_collapsed", "{} near 0: collapsed features")):
+        for name in sorted({name for _, name in marked if name.endswith(ending)}):
+            steps = [step for step, other in marked if other == name]
+            often = f" and {len(steps) - 1} more rows" if len(steps) > 1 else ""
+            said.append(f"{words.format(name.removesuffix(ending))} at step {steps[0]:g}{often}")
+    lost = [f"{step - 1:g}" for step, name in marked if name == "left_out" and step]
+    return said + ([f"update {', '.join(lost)} left out, since it was not finite"] if lost else [])
+
+
 def _slider(run: Run) -> Slider:
     pictures = [Picture(step, _data_uri(path)) for step, path in _thinned(run.previews)]
     return Slider(run.name, pictures)
@@ -178,6 +193,7 @@ def _details(run: Run, group: Group, colours: Mapping[str, str]) -> Details:
         facts.append(f"the teacher took {100 * share:.0f} % of the time")
     if run.bad_files:
         facts.append(f"{run.bad_files} bad files")
+    facts += _unusual(run)
     changed = [(name, _plain(old), _plain(new)) for name, old, new in repeat.differences(run)]
     provenance = json.dumps(run.starts, indent=2, ensure_ascii=False)
     return Details(
