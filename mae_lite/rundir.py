@@ -5,7 +5,6 @@ A folder belongs to one recipe, one data set and one start; the same command fin
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -84,12 +83,13 @@ def check_place(folder: Path) -> None:
         raise ConfigError("out", found=repr(str(folder)), expected="a folder of this machine", fix="--out FOLDER")
     with files.explained(folder, "create the folder"):
         place = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
-        if not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            read_only = os.statvfs(place).f_flag & os.ST_RDONLY
-            number = errno.EROFS if read_only else errno.EACCES
-            raise OSError(number, os.strerror(number))
+    what, effective = f"cannot create the folder {str(folder)!r}", os.access in os.supports_effective_ids
+    if not place.is_dir():
+        fix = "a file is where a folder should be: choose another place with --out"
+        raise DiskError(what, found=f"the file {str(place)!r}", fix=fix)
+    if not os.access(place, os.W_OK | os.X_OK, effective_ids=effective):
+        fix = "choose a folder you may write to, with --out FOLDER"
+        raise DiskError(what, found=f"{str(place)!r}, which cannot be written", fix=fix)
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
