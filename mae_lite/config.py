@@ -1079,6 +1079,8 @@ class Runtime(Config):
     """Keep class folders without images as classes, instead of refusing them."""
     out: str | None = None
     """Run folder; by default runs/RECIPE-HASH, so that the same command finds its run again."""
+    override: tuple[str, ...] = ()
+    """Settings that may differ from those the run in --out was begun with, e.g. epochs; "data" for changed images."""
     init: str | None = None
     """Weights to start from: a run folder, a checkpoint folder, a file, or pretrained:NAME (docs/predict.md)."""
     teacher: str | None = None

@@ -69,7 +69,7 @@ def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: i
     path, shown = out / "report.html", [pretraining.folder, *(stage.folder for stage in stages.values())]
     report = compose.compose(shown, demo_results.TITLE, demo_results.NOTES)
     page.write(report, path)
-    say("\n" + "\n".join(report.headline))
+    say("\n" + "\n".join(map(in_line, report.headline)))
     say(f"The page: {in_line(path)}  ({time.monotonic() - start:.0f} s)")
     return 0
 

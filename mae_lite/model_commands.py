@@ -201,7 +201,7 @@ def report(words: Sequence[str]) -> int:
 
     found = compose.compose(runs, options.title)
     page.write(found, Path(options.out))
-    say("\n".join(found.headline))
+    say("\n".join(map(in_line, found.headline)))
     say(f"The page: {in_line(options.out)}")
     return 0
 

@@ -5,29 +5,25 @@ A folder belongs to one recipe, one data set and one start; the same command fin
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import re
 import resource
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mae_lite import files
+from mae_lite import files, provenance, resuming
 from mae_lite.addresses import hidden_in
 from mae_lite.config import Recipe, Runtime
 from mae_lite.errors import CheckpointError, ConfigError, DiskError
 from mae_lite.terminal import say
 
 FORMAT = 1
-_LIBRARIES = ("mae_lite", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow", "safetensors")
 _STEP = re.compile(r"step_(\d+)")
 
 
@@ -76,14 +72,34 @@ def describe(
     return {**description, **{name: hidden_in(description[name]) for name in ("data", "val_data", "init", "teacher")}}
 
 
+def check_place(folder: Path) -> None:
+    """Refuse a place for run folders before anything is read for one; that it can be written is seen when it is.
+
+    Raises:
+        ConfigError: when it is a URL.
+        DiskError: when a file is there, or the folder to make it in cannot be written.
+    """
+    if re.match(r"([A-Za-z]+:)?[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)):  # pathlib made one stroke of two
+        raise ConfigError("out", found=repr(str(folder)), expected="a folder of this machine", fix="--out FOLDER")
+    with files.explained(folder, "create the folder"):
+        place = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    what, effective = f"cannot create the folder {str(folder)!r}", os.access in os.supports_effective_ids
+    if not place.is_dir():
+        fix = "a file is where a folder should be: choose another place with --out"
+        raise DiskError(what, found=f"the file {str(place)!r}", fix=fix)
+    if not os.access(place, os.W_OK | os.X_OK, effective_ids=effective):
+        fix = "choose a folder you may write to, with --out FOLDER"
+        raise DiskError(what, found=f"{str(place)!r}, which cannot be written", fix=fix)
+
+
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read one of the run folder's JSON files.
+    """Read one of the run folder's JSON files; secrets of URLs, which earlier versions kept, stay behind.
 
     Raises:
         CheckpointError: when it is missing or not readable.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = hidden_in(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         runs = sorted(str(p.parent) for p in path.parent.parent.glob("*/recipe.json"))[:5]
         near = f"; run folders nearby: {', '.join(runs)}" if runs else ""
@@ -137,7 +153,12 @@ class RunDir:
     """A run folder that this process writes to; it holds the folder's lock until :meth:`close`."""
 
     def __init__(
-        self, path: Path, description: Mapping[str, Any], peak_memory_mb: Callable[[], float] = resident_peak_mb
+        self,
+        path: Path,
+        description: Mapping[str, Any],
+        peak_memory_mb: Callable[[], float] = resident_peak_mb,
+        override: Sequence[str] = (),
+        changes_of_data: Callable[[Mapping[str, Any]], str] = lambda _: "",
     ) -> None:
         """Create the folder, or enter it again when it holds the same run.
 
@@ -145,16 +166,21 @@ class RunDir:
             path: the folder.
             description: from :func:`describe`.
             peak_memory_mb: tells the most memory held so far, for ``status.json``.
+            override: settings that may differ from now on (see :mod:`mae_lite.resuming`).
+            changes_of_data: says which images came and went since a fingerprint was taken.
 
         Raises:
             DiskError: when the folder cannot be written or a live run holds it.
-            ConfigError: when it holds another run.
+            ConfigError: when it holds another run, or none whose settings could be overridden.
         """
-        self.path = path
+        resuming.check_names(override)
+        self.path, self.overridden = path, list[dict[str, Any]]()
         self._peak_memory_mb = peak_memory_mb
         self._gap = 0
         now = _utc()
-        if path.is_dir() and not (path / "recipe.json").exists():
+        if not (path / "recipe.json").exists():
+            if override:
+                read_json(path / "recipe.json", "the folder of the run with --out, or drop --override")
             self._refuse_foreign()
         files.make_folder(path / "checkpoints")
         self._lock = files.Lock(path / "run.lock", f"pid {os.getpid()} on {socket.gethostname()}, started {now}")
@@ -165,7 +191,7 @@ class RunDir:
             files.sweep(path / "failed")
             started = checkpoints(path) or any((path / name).exists() for name in ("encoder", "classifier"))
             if started:
-                self._check_same(description)
+                self._check_same(description, override, changes_of_data)
             else:  # a start that failed before its first checkpoint leaves nothing to protect
                 self._forget_another(description)
                 files.write_json(path / "recipe.json", dict(description))
@@ -178,13 +204,15 @@ class RunDir:
         self._lock.release()
 
     def record_start(self, **facts: Any) -> None:
-        """Add this start to ``provenance.json``: code, versions, machine, command and ``facts``."""
+        """Add this start to ``provenance.json``: code, versions, machine, command, ``facts`` and what was overridden.
+
+        Nothing of the environment is recorded.
+        """
         path = self.path / "provenance.json"
         starts = read_json(path, "a run folder")["starts"] if path.exists() else []
-        versions = {name: _version(name) for name in _LIBRARIES}
-        machine = {"host": socket.gethostname(), "system": platform.platform(), "cpus": os.cpu_count()}
-        entry = {"time": _utc(), "command": sys.argv, "python": platform.python_version(), "versions": versions}
-        files.write_json(path, {"starts": [*starts, {**entry, "git": _git(), "machine": machine, **facts}]})
+        entry = {"time": _utc(), **provenance.of_this_start()}
+        facts |= {"overridden": self.overridden} if self.overridden else {}
+        files.write_json(path, {"starts": [*starts, {**entry, **facts}]})
 
     def status(self, state: str, **facts: Any) -> None:
         """Write ``status.json``; ``state`` is running, stopped, paused, finished or failed.
@@ -224,7 +252,8 @@ class RunDir:
 
     def _refuse_foreign(self) -> None:
         ours = {"checkpoints", "run.lock"}
-        foreign = sorted(p.name for p in self.path.iterdir() if p.name not in ours and not p.name.startswith("."))
+        there = self.path.iterdir() if self.path.is_dir() else ()
+        foreign = sorted(p.name for p in there if p.name not in ours and not p.name.startswith("."))
         if foreign:
             raise DiskError(
                 f"{str(self.path)!r} is not empty and not a run folder",
@@ -238,7 +267,12 @@ class RunDir:
         if recipe.exists() and recipe.read_text(encoding="utf-8") != json.dumps(dict(description), indent=2) + "\n":
             files.remove(self.path / "left_out.json")
 
-    def _check_same(self, description: Mapping[str, Any]) -> None:
+    def _check_same(
+        self,
+        description: Mapping[str, Any],
+        override: Sequence[str],
+        changes_of_data: Callable[[Mapping[str, Any]], str],
+    ) -> None:
         saved = read_json(self.path / "recipe.json", "another folder with --out")
         if saved.get("format", 0) > FORMAT:
             raise CheckpointError(
@@ -248,46 +282,14 @@ class RunDir:
                 fix="upgrade mae_lite",
             )
         saved.setdefault("pixels", "exact")  # the only way there was
-        differences = [
-            f"{name}: {old!r} -> {new!r}"
-            for name, old, new in _differences(saved, description)
-            if not name.startswith(("recipe.note", "recipe.name", "recipe.parent", "digest"))
-        ]
-        if differences:
-            raise ConfigError(
-                f"{str(self.path)!r} holds another run (saved -> now)",
-                found="; ".join(differences),
-                fix="repeat the saved settings to continue it, or give a new folder with --out FOLDER",
-            )
-
-
-def _differences(saved: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(saved, Mapping) and isinstance(now, Mapping):
-        for key in sorted({*saved, *now}):
-            yield from _differences(saved.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif saved != now:
-        yield name, saved, now
+        found = resuming.changes(saved, description)
+        resuming.allowed(found, override, str(self.path), changes_of_data(saved.get("fingerprint") or {}))
+        if found:  # in the one file that says what the run is, so that no kill can part them
+            step = next((number for number, _ in checkpoints(self.path)), 0)
+            self.overridden = [{"field": one.name, "saved": one.saved, "now": one.now, "step": step} for one in found]
+            known = [*saved.get("overridden", []), *self.overridden]
+            files.write_json(self.path / "recipe.json", {**description, "overridden": known})
 
 
 def _utc() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git() -> dict[str, Any] | None:
-    """Return commit and state of the checkout that this package runs from, if it is one."""
-    where = Path(__file__).parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=where, capture_output=True, text=True, timeout=10)
-        changes = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=where, capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return {"commit": commit.stdout.strip(), "changed": bool(changes.stdout)} if commit.returncode == 0 else None

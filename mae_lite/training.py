@@ -60,6 +60,9 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
     Raises:
         MaeLiteError: with an explanation; it stands in the folder's ``status.json`` too.
     """
+    if runtime.override and not runtime.out:
+        raise ConfigError("override", found="no --out", expected="the run that goes on", fix="add --out FOLDER")
+    rundir.check_place(Path(runtime.out or "runs"))
     with StopSignals() as signals:
         weights = init_digest(runtime.init)
         teacher = load_teacher(recipe, runtime.teacher)
@@ -69,7 +72,8 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
         fabric = start_fabric(recipe, runtime)
         description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
         peak = partial(peak_memory_mb, fabric.device)
-        record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description, peak))
+        opened = partial(rundir.RunDir, folder, description, peak, runtime.override, train.changes_since)
+        record = on_rank_zero(fabric, opened)
         with _recorded(record), memory.explained(recipe, runtime, fabric, len(train)):
             while True:
                 try:
@@ -116,7 +120,7 @@ def _run(
     train, held_out = images
     job, progress = assemble(recipe, runtime, fabric, signals, folder, train, teacher)
     job.probes = probing.probes(job, train, held_out)
-    total = job.rate.total_steps
+    total, begun = job.rate.total_steps, progress.step
     if record is not None:
         record.cut(progress.step)
         ranks, data = fabric.world_size, train.describe()
@@ -133,7 +137,8 @@ def _run(
     with display(recipe.name, progress.step, total, shown) as job.display:
         state = loop.train(job, progress)
     if record is not None:
-        if state == "finished" and not {"encoder", "classifier"} & {path.name for path in folder.iterdir()}:
+        published = {"encoder", "classifier"} & {path.name for path in folder.iterdir()}
+        if state == "finished" and (not published or begun < total):  # more epochs than once make another model
             _publish(job, train)
         record.status(state, step=progress.step, total_steps=total, best=progress.best, **progress.measured)
     return Outcome(folder, state, progress.step, total)

@@ -530,7 +530,7 @@ def test_another_recipe_in_the_same_folder(capsys: Captured) -> None:
     before = {path: path.read_bytes() for path in files_of_run}
     capsys.readouterr()
     code = pretrain("--lr-per-256", "0.5", "--method.mask-ratio", "0.25")
-    mentions = ["'run'", f"recipe.lr_per_256: {rate} -> 0.5", "recipe.method.mask_ratio: 0.5 -> 0.25", "--out"]
+    mentions = ["'run'", f"lr_per_256: {rate} -> 0.5", "method.mask_ratio: 0.5 -> 0.25", "--override", "--out"]
     assert_contract(capsys.readouterr().err, code, CONFIG, mentions=mentions)
     assert {path: path.read_bytes() for path in before} == before
     assert pretrain("--lr-per-256", str(rate)) == 0

@@ -29,8 +29,8 @@ LAYERS = (
         ("mae_lite",),
         ("addresses",),
         ("errors",),
-        ("config", "files", "draws", "terminal"),
-        ("overrides", "costs", "locks", "handover", "launch"),
+        ("config", "files", "draws", "terminal", "provenance"),
+        ("overrides", "costs", "locks", "handover", "launch", "resuming"),
     ),  # L0
     (("recipes", "rundir", "shipped", "figures", "display", "tensorboard", "advice"), ("left_out", "studies")),  # L1
     (("data", "models", "measuring"),),

@@ -190,7 +190,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("s3://bucket/x.tar", "s3fs", "s3fs"),
         ("gs://bucket/x.tar", "gcsfs", "gcsfs"),
         ("https://host/x.tar", "fsspec", "fsspec"),
-        ("http://host/x.tar", r"fsspec\[http\]", "aiohttp"),
+        ("http://127.0.0.1:9/x.tar", r"fsspec\[http\]", "aiohttp"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(fetch, "_systems", {})

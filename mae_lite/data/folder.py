@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mae_lite.data import scan
-from mae_lite.data.listing import Listing, listing
+from mae_lite.data.listing import Listing, changes_since, listing
 from mae_lite.data.scan import EXTENSIONS
 from mae_lite.data.sources import Example, Indices, Source, Split, some
 from mae_lite.data.splits import WORDS, choose_split, split_of
@@ -72,6 +74,10 @@ class Folder(Source):
         """Return image ``index``, not opened; a file that has gone since is noticed when it is decoded."""
         path = self.path(index)
         return Example(str(path), path)
+
+    def changes_since(self, fingerprint: Mapping[str, Any]) -> str:
+        """Return which images came, went and changed since ``fingerprint`` was taken; "" where that is not known."""
+        return changes_since(self._root, str(fingerprint.get("whole") or fingerprint.get("sha256")))
 
     def fingerprint(self) -> dict[str, int | str]:
         """Return the count and a SHA-256 over relative names and sizes, as they were when the folder was opened."""

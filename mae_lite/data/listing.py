@@ -77,7 +77,7 @@ def listing(root: Path) -> Listing:
     Raises:
         DataError: when a folder cannot be read.
     """
-    path = cache.place("listings", [os.path.abspath(root), _VERSION])
+    path = _place(root)
     kept = _load(path)
     progress = scan.Progress(root)
     with scan.threads() as pool:
@@ -90,12 +90,26 @@ def listing(root: Path) -> Listing:
     if kept is None:
         _save(path, current)
     elif current.folders != kept.folders or not _same(current, kept):
-        _tell(root, kept, current)
+        if changed := _changes(kept, current):
+            _log.info("%s has changed since it was listed: %s", root, changed)
+        if kept.sha256 != current.sha256:  # for runs that were begun with it
+            _save(_place(root, kept.sha256), kept)
         _save(path, current)
     ignored = ", ".join(f"{count:,} x {kind}" for kind, count in _by_count(current.ignored))
     if ignored:
         _log.info("%s: %s images; ignored %s", root, f"{len(current):,}", ignored)
     return current
+
+
+def changes_since(root: Path, sha256: str) -> str:
+    """Return what came, went and changed below ``root`` since its listing had this SHA-256; "" where none is kept."""
+    before, now = _load(_place(root, sha256)), _load(_place(root))
+    return "" if before is None or now is None else _changes(before, now, times=False)
+
+
+def _place(root: Path, sha256: str | None = None) -> Path:
+    """Return where the listing of ``root`` is kept: the present one, or one of before by its SHA-256."""
+    return cache.place("listings", [os.path.abspath(root), _VERSION, *([] if sha256 is None else [sha256])])
 
 
 def _by_count(kinds: Counter[str]) -> list[tuple[str, int]]:
@@ -174,13 +188,20 @@ def _digest(names: list[bytes], sizes: Indices) -> str:
     return digest.hexdigest()
 
 
-def _tell(root: Path, kept: Listing, current: Listing) -> None:
-    """Log what has changed, in one line; nothing where only other files came or went."""
+def _changes(kept: Listing, current: Listing, *, times: bool = True) -> str:
+    """Return what has changed, in one line; "" where only other files came or went.
+
+    Args:
+        kept: the earlier listing.
+        current: the later one.
+        times: whether a file with another time and the old size counts as altered.
+    """
     before = pc.fill_null(pc.index_in(current.names, value_set=kept.names), -1).to_numpy(zero_copy_only=False)
     stayed = before >= 0
     old = before[stayed]
     altered = np.zeros(len(current), dtype=bool)
-    altered[stayed] = (current.sizes[stayed] != kept.sizes[old]) | (current.mtimes_ns[stayed] != kept.mtimes_ns[old])
+    later = (current.mtimes_ns[stayed] != kept.mtimes_ns[old]) & times
+    altered[stayed] = (current.sizes[stayed] != kept.sizes[old]) | later
     removed = np.ones(len(kept), dtype=bool)
     removed[old] = False
     parts = []
@@ -193,8 +214,7 @@ def _tell(root: Path, kept: Listing, current: Listing) -> None:
         if len(rows):
             first = ", ".join(repr(os.fsdecode(names[row].as_py())) for row in rows[:3].tolist())
             parts.append(f"{len(rows):,} {word} ({first}{', ...' if len(rows) > 3 else ''})")
-    if parts:
-        _log.info("%s has changed since it was listed: %s", root, "; ".join(parts))
+    return "; ".join(parts)
 
 
 def _load(path: Path) -> Listing | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -63,6 +63,10 @@ class Source(Protocol):
     def fingerprint(self) -> dict[str, int | str]:
         """Return the number of images and a hash that changes with the data set, without reading the images."""
         ...
+
+    def changes_since(self, fingerprint: Mapping[str, Any]) -> str:  # noqa: ARG002  # most keep no lists
+        """Return which images came, went and changed since ``fingerprint`` was taken; "" where that is not known."""
+        return ""
 
     def expect(self, shards: Iterable[int]) -> None:  # noqa: ARG002  # most have nothing to prepare
         """Be told which shards of ``windows`` are read next, in place of what was said before."""
@@ -124,6 +128,10 @@ class Subset(Source):
         self.labels = source.labels[self._indices] if labels is None else labels
         self.windows = None if source.windows is None else source.windows.part(self._indices)
 
+    def changes_since(self, fingerprint: Mapping[str, Any]) -> str:
+        """Return what has changed in the whole data set."""
+        return self._source.changes_since(fingerprint)
+
     def expect(self, shards: Iterable[int]) -> None:
         """Pass it on: shards keep their numbers."""
         self._source.expect(shards)
@@ -137,9 +145,10 @@ class Subset(Source):
         return self._source.positions()[self._indices]
 
     def fingerprint(self) -> dict[str, int | str]:
-        """Return the count and a SHA-256 over the whole source's and the chosen indices."""
-        whole = str(self._source.fingerprint()["sha256"])
-        return {"count": len(self), "sha256": hashlib.sha256(whole.encode() + self._indices.tobytes()).hexdigest()}
+        """Return the count, a SHA-256 over the whole source's and the chosen indices, and that of the whole."""
+        source = self._source.fingerprint()
+        found = hashlib.sha256(str(source["sha256"]).encode() + self._indices.tobytes()).hexdigest()
+        return {"count": len(self), "sha256": found, "whole": source.get("whole", source["sha256"])}
 
 
 def subset(source: Source, indices: npt.ArrayLike) -> Source:

@@ -44,6 +44,8 @@ class Details:
     command: str
     parent: str | None
     changed: Sequence[tuple[str, str, str]]
+    on_the_way: Sequence[str]
+    """Settings that later starts changed."""
     recipe: str
     provenance: str
 
@@ -203,6 +205,7 @@ def _details(run: Run, group: Group, colours: Mapping[str, str]) -> Details:
         command=repeat.command(run),
         parent=repeat.parent(run),
         changed=changed,
+        on_the_way=list(repeat.on_the_way(run)),
         recipe=json.dumps(run.raw, indent=2, ensure_ascii=False),
         provenance=provenance,
     )

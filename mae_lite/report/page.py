@@ -36,7 +36,7 @@ def write(report: Report, path: Path) -> None:
         DiskError: when that is not possible.
     """
     files.make_folder(path.parent)
-    files.write_text(path, render(report))
+    files.write_text(path, render(report).encode("utf-8", "backslashreplace").decode())  # folders may have any bytes
 
 
 def _template(name: str) -> jinja2.Template:

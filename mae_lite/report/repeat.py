@@ -46,6 +46,15 @@ def command(run: Run) -> str:
     return shlex.join([*words, "--out", f"{run.folder}-again"])
 
 
+def on_the_way(run: Run) -> Iterator[str]:
+    """Yield "setting: saved -> now at step N" for what starts changed with --override; a page of it may be damaged."""
+    for start in run.starts:
+        notes = start.get("overridden")
+        for one in notes if isinstance(notes, list) else []:
+            if isinstance(one, dict):
+                yield f"{one.get('field')}: {one.get('saved')} -> {one.get('now')} at step {one.get('step')}"
+
+
 def changes(recipe: Recipe) -> list[str]:
     """Return the flags that make ``recipe`` of the known one of its name."""
     base, ours = recipes.get(recipe.name).model_dump(mode="json"), recipe.model_dump(mode="json")
