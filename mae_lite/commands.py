@@ -7,8 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mae_lite import completion as completing
 from mae_lite import config, costs, overrides, recipes
-from mae_lite.cli_options import BenchRequest, CheckOptions, DemoOptions, ListOptions, PlanRequest, PrepareOptions
+from mae_lite.cli_options import (
+    BenchRequest,
+    CheckOptions,
+    DemoOptions,
+    ListOptions,
+    NoOptions,
+    PlanRequest,
+    PrepareOptions,
+)
 from mae_lite.cli_words import flags_of, options_from, positional
 from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, plain
 from mae_lite.launch import first_rank
@@ -160,6 +169,18 @@ def demo(words: Sequence[str]) -> int:
     return road.run(Path(options.out), options.processes, options.pretrain_steps, options.finetune_steps)
 
 
+def completion(words: Sequence[str]) -> int:
+    """Print what makes a shell complete commands and options: mae-lite completion bash|zsh|fish."""
+    usage = "mae-lite completion SHELL"
+    shell, rest = positional(words, "the shell", usage, "mae-lite completion bash", NoOptions)
+    options_from(rest, NoOptions, usage, {})
+    if shell not in completing.SHELLS:
+        expected = ", ".join(completing.SHELLS)
+        raise ConfigError("the shell", found=repr(shell), expected=expected, fix="mae-lite completion bash")
+    print(completing.script(shell, COMMANDS))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "recipes": list_recipes,
@@ -181,4 +202,5 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": report,
     "watch": watch,
     "study": study,
+    "completion": completion,
 }
