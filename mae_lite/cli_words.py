@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,13 +70,26 @@ def _help(model: type[BaseModel], prog: str, base: dict[str, Any], usage: str | 
 
     if usage is not None:
         print(f"usage: {usage}\n", flush=True)
-    tyro.cli(
-        model,
-        prog=prog,
-        default=default,
-        args=["--help"],
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-    )
+    with _without_colours() if os.environ.get("NO_COLOR") else contextlib.nullcontext():
+        tyro.cli(
+            model,
+            prog=prog,
+            default=default,
+            args=["--help"],
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        )
+
+
+@contextlib.contextmanager
+def _without_colours() -> Iterator[None]:
+    """Print what is printed within at its end, as to a pipe: tyro does not ask for NO_COLOR, but for a terminal."""
+    kept = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)
+    try:
+        with contextlib.redirect_stdout(kept):
+            yield
+    finally:
+        kept.seek(0)
+        print(kept.read(), end="", flush=True)
 
 
 def positional(

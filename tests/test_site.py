@@ -113,7 +113,7 @@ def test_command_pages_name_every_option(command: str, site: Path) -> None:
     options = full_page(command, COMMANDS[command]).options
     assert options is not None
     for name in overrides.leaf_fields(type(options), options.model_dump()):
-        if not name.startswith("note.") and name not in ("name", "parent") and not name.endswith("kind"):
+        if not name.startswith("note.") and name not in ("name", "parent") and not name.endswith(".kind"):
             assert f"<code>--{name.replace('_', '-')}</code>" in text, name
 
 

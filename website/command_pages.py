@@ -52,7 +52,7 @@ def table(options: BaseModel) -> str:
     values = options.model_dump()
     sections: dict[str, list[str]] = {}
     for name, field in overrides.leaves(type(options), values):
-        if name.startswith(_TWICE[0]) or name in _TWICE or name.endswith("kind"):
+        if name.startswith(_TWICE[0]) or name in _TWICE or name.endswith(".kind"):
             continue
         value: Any = values
         for step in name.split("."):

@@ -12,5 +12,6 @@ def rendered(path: Path) -> tuple[str, dict[str, bytes]]:
     """Return a notebook as Markdown, and its pictures by path beside the page."""
     exporter = MarkdownExporter()  # type: ignore[no-untyped-call]
     resources = {"output_files_dir": f"{path.stem}_files", "unique_key": path.stem}
-    text, made = exporter.from_notebook_node(nbformat.reads(path.read_text(), as_version=4), resources=resources)
+    book = nbformat.reads(path.read_text(), as_version=4)  # type: ignore[no-untyped-call]
+    text, made = exporter.from_notebook_node(book, resources=resources)
     return text, made["outputs"]
