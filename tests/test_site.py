@@ -69,7 +69,7 @@ def test_nothing_is_fetched(site: Path, pages: dict[Path, Page]) -> None:
     assert len(styles) > 1
     for text in styles:
         assert not re.findall(r"@import|url\([\"']?(?:https?:)?//[^)]*", text)
-    assert (site / "search.js").is_file()  # so that searching works from a disk, without a server
+    assert (site / "search.json").is_file()
 
 
 def test_every_link_leads_somewhere(site: Path, pages: dict[Path, Page]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from mae_lite.errors import ConfigError, MaeLiteError
@@ -37,26 +39,27 @@ def assemble(folder: Path, docs: Path = ROOT / "docs") -> None:
         for path, data in files.items():
             (pages / name).parent.joinpath(path).parent.mkdir(parents=True, exist_ok=True)
             (pages / name).parent.joinpath(path).write_bytes(data)
+    there = {path.relative_to(pages).as_posix() for path in pages.rglob("*")} | set(texts)
     for name, text in texts.items():
         (pages / name).parent.mkdir(parents=True, exist_ok=True)
-        (pages / name).write_text(method_tables.filled(_links(name, text)))
+        (pages / name).write_text(method_tables.filled(_links(name, text, there)))
     settings = (Path(__file__).parent / "zensical.toml").read_text()
     (folder / "zensical.toml").write_text(settings.replace("#MENU", as_toml(menu(texts))))
 
 
-def _links(name: str, text: str) -> str:
-    """Return a page whose links to pages of the repository's root lead to those of the site."""
+def _links(name: str, text: str, there: Collection[str]) -> str:
+    """Return a page whose links to the repository's root and to notebooks lead to pages of the site.
+
+    Raises:
+        ConfigError: for a link to nothing that is ``there``; Zensical does not look at all of them.
+    """
     for old, new in ROOT_PAGES.items():
         text = text.replace(f"](../{old}", f"]({new}")
     text = text.replace(".ipynb)", ".md)")
-    outside = re.findall(r"\]\((\.\./(?!\w+\.md)[^)]*)\)", text) if "/" not in name else []
-    if outside:
-        raise ConfigError(
-            f"docs/{name}",
-            found=f"a link to {outside[0]}",
-            expected="links to pages of docs/",
-            fix="write the path as `code`: the site does not have that file",
-        )
+    for link in re.findall(r"\]\(([^)#:\s]+)[^)]*\)", re.sub(r"`[^`]*`", "", text)):
+        if posixpath.normpath(posixpath.join(posixpath.dirname(name), link)) not in there:
+            fix = "mend it; a file that is no page of docs/ is named as `code`, without a link"
+            raise ConfigError(f"docs/{name}", found=f"a link to {link}", expected="a page or picture of docs/", fix=fix)
     return text
 
 
@@ -73,7 +76,8 @@ def build(out: Path, docs: Path = ROOT / "docs") -> None:
         env = os.environ | {"PYTHONPATH": str(ROOT)}  # docstrings are those of this checkout
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
         if done.returncode or not (folder / "site" / "index.html").is_file():
-            raise ConfigError(f"the site cannot be built:\n{done.stdout}{done.stderr}", fix="mend what is named above")
+            said = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr).partition("\nTraceback")[0]
+            raise ConfigError(f"the site cannot be built:\n{said}", fix="mend what is named above")
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder / "site", out)
@@ -86,3 +90,4 @@ if __name__ == "__main__":
     except MaeLiteError as error:
         raise SystemExit(f"error: {error}") from None
     print(f"The site: {place / 'index.html'}")
+    print(f"With its search, which browsers want a server for: python -m http.server --bind 127.0.0.1 -d {place}")
