@@ -9,7 +9,7 @@ TESTS := $(BIN)/python -m pytest -n 2 --dist worksteal
 reliability: .venv/installed
 	$(BIN)/python benchmarks/reliability.py
 
-.PHONY: demo test check format reliability
+.PHONY: demo test check format reliability docs
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
@@ -17,6 +17,10 @@ reliability: .venv/installed
 
 demo: .venv/installed
 	$(BIN)/mae-lite demo
+
+# Builds the documentation site into build/site.
+docs: .venv/installed
+	$(BIN)/python -m website.build
 
 check: .venv/installed
 	$(BIN)/ruff check .

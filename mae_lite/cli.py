@@ -13,15 +13,17 @@ from mae_lite.errors import EXIT_INTERRUPTED, ConfigError, DiskError, MaeLiteErr
 from mae_lite.launch import first_rank
 from mae_lite.terminal import say
 
+_EVERYWHERE = ("--debug", "--quiet", "--verbose")
+"""Options of every command."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code (see :mod:`mae_lite.errors`)."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
-    logging.basicConfig(level=logging.WARNING, handlers=[plain_handler()], force=True)
-    logging.getLogger("mae_lite").setLevel(logging.INFO)
     try:
+        _set_messages(words)
+        words = [word for word in words if word not in _EVERYWHERE]
         return _dispatch(words)
     except MaeLiteError as error:
         if debug:
@@ -45,6 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return explained.exit_code
 
 
+def _set_messages(words: Sequence[str]) -> None:
+    """Let more or fewer messages through, to standard error.
+
+    Raises:
+        ConfigError: when both are asked for.
+    """
+    quiet, verbose = "--quiet" in words, "--verbose" in words
+    handler = plain_handler("%(asctime)s %(name)s: %(message)s" if verbose else "%(message)s")
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("mae_lite").setLevel(logging.WARNING if quiet else logging.INFO)
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose", found="both", expected="one of them", fix="drop one")
+
+
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         say(_usage())
@@ -64,9 +80,12 @@ def _usage() -> str:
         [
             "mae-lite: small Vision Transformers that work",
             "",
-            "usage: mae-lite COMMAND [--help] [--debug] ...",
+            "usage: mae-lite COMMAND [--help] [--quiet] [--verbose] [--debug] ...",
             "",
             *lines,
+            "",
+            "--quiet: warnings and results alone; --verbose: messages with their time, and other libraries';",
+            "--debug: where an error happened; NO_COLOR=1: no colours; mae-lite --version",
         ]
     )
 

@@ -10,6 +10,10 @@ from mae_lite import config
 from mae_lite.frozen.settings import EmbedSettings, ProbeSettings
 
 
+class NoOptions(config.Config):
+    """A command without options."""
+
+
 class ListOptions(config.Config):
     """Options of ``mae-lite recipes``."""
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -14,6 +19,31 @@ from mae_lite.terminal import say
 
 _ASKED: dict[str, Any] = {"data": "DATA", "out": "OUT", "reading": config.Reading().model_dump()}
 """What stands in a page of help for fields that have no default."""
+
+
+class Page(NamedTuple):
+    """What --help is about to say."""
+
+    usage: str
+    """The line, or lines, that show how the command is written."""
+    options: BaseModel | None
+    """Every option with its default; None where a first word decides which there are."""
+
+
+_pages: ContextVar[list[Page] | None] = ContextVar("pages", default=None)
+"""Where :func:`page_of` gathers pages of help that would be printed otherwise."""
+
+
+def page_of(command: Callable[[Sequence[str]], int], *words: str) -> Page:
+    """Return what ``command`` would print for ``words`` and --help, so that documents and completion never differ."""
+    found: list[Page] = []
+    token = _pages.set(found)
+    try:
+        with contextlib.suppress(SystemExit):
+            command([*words, "--help"])
+    finally:
+        _pages.reset(token)
+    return found[0]
 
 
 def options_from(
@@ -29,19 +59,38 @@ def options_from(
     return overrides.build(model, overrides.parse(words, model, base))
 
 
-def _help(model: type[BaseModel], prog: str, base: dict[str, Any]) -> None:
-    import tyro
-
+def _help(model: type[BaseModel], prog: str, base: dict[str, Any], usage: str | None = None) -> None:
     fields = model.model_fields
     asked = {name: value for name, value in _ASKED.items() if name in fields and fields[name].is_required()}
     default = model.model_validate({**asked, **base})
-    tyro.cli(
-        model,
-        prog=prog,
-        default=default,
-        args=["--help"],
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-    )
+    gathered = _pages.get()
+    if gathered is not None:
+        gathered.append(Page(prog if usage is None else usage, default))
+        raise SystemExit(0)
+    import tyro
+
+    if usage is not None:
+        say(f"usage: {usage}\n")
+    with _without_colours() if os.environ.get("NO_COLOR") else contextlib.nullcontext():
+        tyro.cli(
+            model,
+            prog=prog,
+            default=default,
+            args=["--help"],
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        )
+
+
+@contextlib.contextmanager
+def _without_colours() -> Iterator[None]:
+    """Print what is printed within at its end, as to a pipe: tyro does not ask for NO_COLOR, but for a terminal."""
+    kept = io.TextIOWrapper(io.BytesIO(), encoding=sys.stdout.encoding)
+    try:
+        with contextlib.redirect_stdout(kept):
+            yield
+    finally:
+        kept.seek(0)
+        say(kept.read().removesuffix("\n"))
 
 
 def positional(
@@ -62,10 +111,13 @@ def positional(
     if words and not _is_flag(words[0]):
         return words[0], list(words[1:])
     if any(word in ("-h", "--help") for word in words):
-        say(f"usage: {usage}")
         if options is not None:
-            say()
-            _help(options, " ".join(usage.split()[:2]), {})
+            _help(options, " ".join(usage.split()[:2]), {}, usage)
+        gathered = _pages.get()
+        if gathered is None:
+            say(f"usage: {usage}")
+        else:
+            gathered.append(Page(usage, None))
         raise SystemExit(0)
     raise ConfigError(f"{name} is missing", fix=example)
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mae_lite import completion as completing
 from mae_lite import config, costs, overrides, recipes
 from mae_lite.cli_options import (
     BenchRequest,
     CheckOptions,
     DemoOptions,
     ListOptions,
+    NoOptions,
     PlanRequest,
     PrepareOptions,
     ReplayOptions,
@@ -183,6 +185,18 @@ def demo(words: Sequence[str]) -> int:
     return road.run(Path(options.out), options.processes, options.pretrain_steps, options.finetune_steps)
 
 
+def completion(words: Sequence[str]) -> int:
+    """Print what makes a shell complete commands and options: mae-lite completion bash|zsh|fish."""
+    usage = "mae-lite completion SHELL"
+    shell, rest = positional(words, "the shell", usage, "mae-lite completion bash", NoOptions)
+    options_from(rest, NoOptions, usage, {})
+    if shell not in completing.SHELLS:
+        expected = ", ".join(completing.SHELLS)
+        raise ConfigError("the shell", found=repr(shell), expected=expected, fix="mae-lite completion bash")
+    say(completing.script(shell, COMMANDS))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "recipes": list_recipes,
@@ -205,4 +219,5 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "report": report,
     "watch": watch,
     "study": study,
+    "completion": completion,
 }

@@ -19,8 +19,8 @@ class Show(Protocol):
 
 
 def display(name: str, start: int, total: int, enabled: bool) -> AbstractContextManager[Show]:
-    """Return the display of a run that goes from update ``start`` to ``total``."""
-    if not enabled:
+    """Return the display of a run that goes from update ``start`` to ``total``; none where only warnings are wanted."""
+    if not enabled or logging.getLogger("mae_lite").level > logging.INFO:
         return _silent()
     return _bar(name, start, total) if sys.stderr.isatty() else _lines(name, start, total)
 

@@ -126,10 +126,10 @@ class _Plain(logging.Formatter):
         return plain(super().format(record))
 
 
-def plain_handler() -> logging.Handler:
-    """Return the handler that takes messages to standard error."""
+def plain_handler(line: str = "%(message)s") -> logging.Handler:
+    """Return the handler that takes messages to standard error, each written as ``line`` says."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Plain("%(message)s"))
+    handler.setFormatter(_Plain(line))
     return handler
 
 

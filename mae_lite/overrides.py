@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from mae_lite.errors import ConfigError, nearest
 
@@ -69,15 +70,20 @@ def build(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
         raise ConfigError(problems, fix=f"correct {'this field' if len(items) == 1 else 'these fields'}") from None
 
 
-def leaf_fields(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def leaf_fields(model: type[BaseModel], values: Mapping[str, Any]) -> Iterator[str]:
     """Yield the dotted name of every setting, taking ``values`` to say which method or optimiser it is."""
+    yield from (name for name, _ in leaves(model, values))
+
+
+def leaves(model: type[BaseModel], values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every setting as :func:`leaf_fields` does, with the field that describes it."""
     for name, field in model.model_fields.items():
         value = values.get(name)
         inner = _inner_model(field.annotation, value)
         if inner is None:
-            yield prefix + name
+            yield prefix + name, field
         else:
-            yield from leaf_fields(inner, value if isinstance(value, Mapping) else {}, f"{prefix}{name}.")
+            yield from leaves(inner, value if isinstance(value, Mapping) else {}, f"{prefix}{name}.")
 
 
 def _flags(argv: Sequence[str], known: set[str]) -> dict[str, list[str]]:

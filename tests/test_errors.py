@@ -115,7 +115,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 WORDS: list[tuple[list[str], int, list[str]]] = [
     (["pretran"], CONFIG, ["'pretran'", "nearest: 'pretrain'"]),
-    (["--verbose"], CONFIG, ["'--verbose'"]),
+    (["--loud"], CONFIG, ["'--loud'"]),
     (["pretrain"], CONFIG, ["recipe is missing", "mae-lite pretrain mae-tiny"]),
     (["finetune", "--data", "digits"], CONFIG, ["recipe is missing"]),
     (["evaluate"], CONFIG, ["run folder is missing"]),

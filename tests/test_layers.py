@@ -46,7 +46,7 @@ LAYERS = (
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
     (
         ("cli_options", "compare_options", "export_options", "cli_words"),
-        ("model_commands",),
+        ("completion", "model_commands"),
         ("commands",),
         ("cli",),
         ("__main__",),
@@ -129,7 +129,8 @@ def test_low_layers_load_without_torch() -> None:
         module
         for module in MODULES
         if PLACE[part(module)][0] <= 1
-        or part(module) in ("cli", "cli_options", "compare_options", "export_options", "cli_words", "report")
+        or part(module)
+        in ("cli", "cli_options", "compare_options", "export_options", "cli_words", "completion", "report")
     ]
     assert {module: found for module in low if (found := heavy(TREES[module]))} == {}
     assert heavy(ast.parse("if True:\n    import torch.nn")) == ["torch.nn"]
