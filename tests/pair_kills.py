@@ -66,6 +66,7 @@ def main(folder: Path) -> dict[str, Any]:
     expected = remains(folder / "plain")
     wrong, killed = [], 0
     steps = [(ranks, after) for ranks in ((0,), (1,), (0, 1)) for after in range(1, UPDATES + 1)]
+    cases: list[tuple[str, Hook, files.Disk, tuple[int, ...], int | None]]
     cases = [(f"{ranks} after {after}", killing(ranks, after), files.Disk(), ranks, after) for ranks, after in steps]
     cases += [(f"operation {n}", nothing, FaultyDisk(at(n, KILL), torn=True), (0,), None) for n in OPERATIONS]
     for number, (name, hook, disk, dying, updates) in enumerate(cases):

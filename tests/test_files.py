@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import random
@@ -182,7 +183,7 @@ def test_a_kill_at_any_operation_leaves_the_old_or_the_new(tmp_path: Path) -> No
         for torn in (False, True):
             folder = tmp_path / f"{position}-{torn}"
             start(folder)
-            assert killed(lambda folder=folder: work(folder), position, torn), position
+            assert killed(functools.partial(work, folder), position, torn), position
             files.sweep(folder)
             assert names(folder) - {"new"} == {"f.json", "replaced"}, position
             assert (folder / "f.json").read_bytes() in (OLD, NEW)
@@ -337,7 +338,7 @@ def test_a_kill_at_any_operation_of_a_save_leaves_a_verified_checkpoint(
     for position in range(1, count + 1):
         for torn in (False, True):
             run = shutil.copytree(saved, tmp_path / f"{position}-{torn}")
-            assert killed(lambda run=run: save(run, 6, parts), position, torn), position
+            assert killed(functools.partial(save, run, 6, parts), position, torn), position
             found = checkpoint.newest(run)
             assert found is not None and found[0] in (4, 6), position
             assert found[0] == 6 or found[1] == files.read_folder(before[4])
