@@ -125,8 +125,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in UTF-8, whole or not at all."""
-    write_bytes(path, text.encode())
+    """Replace ``path`` by ``text`` in UTF-8, whole or not at all; bytes of a name that are no text become escapes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:

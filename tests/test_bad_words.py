@@ -1,4 +1,4 @@
-"""Words that every command refuses, before it does anything: one clear error each, and nothing left behind but what it says."""
+"""Words that every command refuses: one clear error each, and nothing left behind but what it says."""
 
 from __future__ import annotations
 
