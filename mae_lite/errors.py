@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import logging
-import shutil
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -105,11 +105,15 @@ def explained(path: Path, action: str, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DiskError(
-            f"cannot {action} {str(path)!r}",
-            found=f"{errno.errorcode.get(error.errno or 0, 'error')} ({error.strerror or error})",
-            fix=_advice(error.errno, path, needed),
-        ) from error
+        raise _refused(error, path, action, needed) from error
+
+
+def _refused(error: OSError, path: Path, action: str, needed: int) -> DiskError:
+    return DiskError(
+        f"cannot {action} {str(path)!r}",
+        found=f"{errno.errorcode.get(error.errno or 0, 'error')} ({error.strerror or error})",
+        fix=_advice(error.errno, path, needed),
+    )
 
 
 def _advice(number: int | None, path: Path, needed: int) -> str:
@@ -118,7 +122,8 @@ def _advice(number: int | None, path: Path, needed: int) -> str:
     if number in (errno.ENOSPC, errno.EDQUOT):
         existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
         wanted = f"{_megabytes(needed)} MB are needed, " if needed else ""
-        free = _megabytes(shutil.disk_usage(existing).free)
+        room = os.statvfs(existing)
+        free = _megabytes(room.f_bavail * room.f_frsize)
         return f"free space or quota ({wanted}{free} MB are free there) and run it again"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "choose a folder you may write to, with --out FOLDER"
