@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
 TESTS = (
+    "bad_words",
     "files",
     "errors",
     "convert",
@@ -35,13 +36,16 @@ TESTS = (
     "planted",
     "predict",
     "report",
+    "surroundings",
     "training",
 )
+TARGETS = {"kills": 1_000, "corrupted": 10_000, "bad inputs": 300, "malicious": 100}
+"""What the page owns up to where it is not reached."""
 FIGURES = {
-    "kills": "SIGKILLs of a run, at an update or inside an operation of the disk; started again, it ended with "
-    "the same bits: weights, optimiser, average, rows, pictures",
-    "faults": "operations of the disk that failed (once or for ever, cut in half or not, with several errors): "
-    "the old or the new is there, whole, and a checkpoint that verifies",
+    "kills": "SIGKILLs of a run, or of one or both of two ranks, after an update or inside an operation of the disk; "
+    "started again, it ended with the same bits: weights, optimiser, average, rows, pictures",
+    "faults": "operations of the disk that failed (once or for ever, cut in half or not, with several errors) or were "
+    "the last before a SIGKILL: the old or the new is there, whole, and a checkpoint that verifies",
     "corrupted": "checkpoints cut short or with a flipped bit, ours and strangers': refused, or no value differs",
     "bugs": "bugs planted into saving and resuming: caught",
     "bad inputs": "bad settings, images, labels, folders and weights: one message, with what was found, what was "
@@ -71,8 +75,9 @@ LIMITS = """
 - Numbers that are not finite stop a run before the update. There is no fp16, and so no loss scaler that could skip
   updates for ever: bf16 has the range of fp32, and `--precision fp16` is refused.
 - Several GPUs, NCCL and real clusters were not tried by these tests: they run on processors, through gloo.
-- Not reached yet: a thousand kills, also of two ranks, and three hundred bad inputs. One thing that is not as promised
-  fails the tests, and this page is not written.
+- A disk across a network may refuse for a moment (EIO, ESTALE): what failed is written again, whole, up to three times
+  within three seconds. A row of metrics is not: it is lost, and the next one says so.
+- One thing that is not as promised fails the tests, and this page is not written.
 """
 
 
@@ -129,7 +134,9 @@ def page(content: dict[str, Any]) -> str:
         rows.append(f"| {said}{slowest} | {one['tried']:,} | {one['wrong']:,} |")
     about = f"On {content['date']}, {content['software']}, {content['hardware']['cpus']} processors "
     about += f"({content['hardware']['machine']}), in {content['seconds'] / 60:.0f} minutes."
-    return HEAD + "\n".join([*rows, "", about]) + "\n" + LIMITS
+    short = [f"{goal:,} {name}" for name, goal in TARGETS.items() if content["figures"][name]["tried"] < goal]
+    owned = f"- Not reached yet: {', '.join(short)}.\n" if short else ""
+    return HEAD + "\n".join([*rows, "", about]) + "\n" + LIMITS + owned
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

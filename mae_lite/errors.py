@@ -7,9 +7,13 @@ with ``Fix:``, what to do next. Modules raise these classes and no others for an
 from __future__ import annotations
 
 import difflib
+import errno
 import logging
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from mae_lite.addresses import hidden
 
@@ -103,6 +107,44 @@ class StudyError(MaeLiteError):
     """Stages of a study that failed, each with its own error in its log."""
 
     exit_code = 7
+
+
+@contextmanager
+def explained(path: Path, action: str, needed: int = 0) -> Iterator[None]:
+    """Turn an ``OSError`` of the block, which writes ``needed`` bytes, into a :class:`DiskError` with what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise _refused(error, path, action, needed) from error
+
+
+def _refused(error: OSError, path: Path, action: str, needed: int) -> DiskError:
+    return DiskError(
+        f"cannot {action} {str(path)!r}",
+        found=f"{errno.errorcode.get(error.errno or 0, 'error')} ({error.strerror or error})",
+        fix=_advice(error.errno, path, needed),
+    )
+
+
+def _advice(number: int | None, path: Path, needed: int) -> str:
+    if number == errno.EFBIG:
+        return f"raise the limit of a file's size (ulimit -f): {_megabytes(needed)} MB are to be written"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
+        wanted = f"{_megabytes(needed)} MB are needed, " if needed else ""
+        room = os.statvfs(existing)
+        free = _megabytes(room.f_bavail * room.f_frsize)
+        return f"free space or quota ({wanted}{free} MB are free there) and run it again"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "choose a folder you may write to, with --out FOLDER"
+    if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        found, wanted = ("a folder", "a file") if number == errno.EISDIR else ("a file", "a folder")
+        return f"{found} is where {wanted} should be: choose another place with --out"
+    return "check the disk and run the same command again"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.{0 if count >= 1e7 else 1 if count >= 1e5 else 4}f}"
 
 
 def plain(text: str) -> str:

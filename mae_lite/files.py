@@ -13,18 +13,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mae_lite.addresses import hidden_in
 from mae_lite.errors import CheckpointError, DiskError
+from mae_lite.errors import explained as explained
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
 """Prefix of everything unfinished; what carries it is removed at the next start."""
 _ASIDE = f"{TEMPORARY}old-"
+_PASSING, _PAUSES_SECONDS = (errno.EIO, errno.ESTALE), (0.1, 0.5, 2.0)
+"""Errors that a disk across a network may give for a moment, and what to wait before each further attempt."""
 
 
 class Disk:
@@ -70,33 +74,26 @@ class Disk:
         else:
             path.unlink(missing_ok=True)
 
+    def wait(self, seconds: float) -> None:
+        """Give the device a moment."""
+        time.sleep(seconds)
+
 
 disk = Disk()
 
 
-@contextmanager
-def explained(path: Path, action: str) -> Iterator[None]:
-    """Turn an ``OSError`` of the block into a :class:`DiskError` that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise DiskError(
-            f"cannot {action} {str(path)!r}",
-            found=f"{errno.errorcode.get(error.errno or 0, 'error')} ({error.strerror or error})",
-            fix=_advice(error.errno, path),
-        ) from error
-
-
-def _advice(number: int | None, path: Path) -> str:
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        existing = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
-        return f"free space or quota ({shutil.disk_usage(existing).free / 1e6:,.0f} MB are free there) and run it again"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "choose a folder you may write to, with --out FOLDER"
-    if number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
-        found, wanted = ("a folder", "a file") if number == errno.EISDIR else ("a file", "a folder")
-        return f"{found} is where {wanted} should be: choose another place with --out"
-    return "check the disk and run the same command again"
+def _patiently(path: Path, action: str, work: Callable[[], None], needed: int = 0) -> None:
+    """Do ``work``, which may be done twice; do all of it again where the disk's error may pass."""
+    # Not from where it failed: a file whose fsync failed once is not to be trusted, whatever a second fsync says.
+    with explained(path, action, needed):
+        for pause in _PAUSES_SECONDS:
+            try:
+                return work()
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise
+            disk.wait(pause)
+        work()
 
 
 def make_folder(path: Path) -> None:
@@ -105,8 +102,7 @@ def make_folder(path: Path) -> None:
     Raises:
         DiskError: when that is not possible.
     """
-    with explained(path, "create the folder"):
-        disk.make_folder(path)
+    _patiently(path, "create the folder", lambda: disk.make_folder(path))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -116,7 +112,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         DiskError: when that is not possible; the old file is then untouched.
     """
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with explained(path, "write"):
+
+    def work() -> None:
         try:
             disk.write(temporary, data)
             disk.rename(temporary, path)
@@ -125,10 +122,12 @@ def write_bytes(path: Path, data: bytes) -> None:
             _remove_quietly(temporary)
             raise
 
+    _patiently(path, "write", work, len(data))
+
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in UTF-8, whole or not at all."""
-    write_bytes(path, text.encode())
+    """Replace ``path`` by ``text`` in UTF-8, whole or not at all; bytes of a name that are no text become escapes."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -148,8 +147,7 @@ def remove(path: Path) -> None:
     Raises:
         DiskError: when that is not possible.
     """
-    with explained(path, "delete"):
-        disk.remove(path)
+    _patiently(path, "delete", lambda: disk.remove(path))
 
 
 def _remove_quietly(path: Path) -> None:
@@ -181,7 +179,8 @@ def publish_folder(path: Path, contents: Mapping[str, bytes]) -> None:
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     manifest = {name: {"sha256": sha256(data), "bytes": len(data)} for name, data in contents.items()}
     folders = sorted({temporary, *((temporary / name).parent for name in contents)})
-    with explained(path, "write"):
+
+    def work() -> None:
         try:
             disk.remove(temporary)
             for folder in folders:
@@ -196,6 +195,8 @@ def publish_folder(path: Path, contents: Mapping[str, bytes]) -> None:
         except OSError:
             _remove_quietly(temporary)
             raise
+
+    _patiently(path, "write", work, sum(map(len, contents.values())))
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:

@@ -1,22 +1,29 @@
-"""Kill a run at a chosen tick, start it again, and compare all that it leaves with an uninterrupted run.
+"""Kill runs at every tick, start them again, and compare all that they leave with uninterrupted ones.
 
 Runs as a process of its own with one thread and torch imported, so that forking it is safe and takes no time. A
-tick is an update or an operation of the disk; a killed write leaves half of its bytes.
+tick is an update or an operation of the disk; a killed write, or deletion, leaves half of its work.
 
-    python tests/kill_harness.py FOLDER WORKERS KILLS METHOD      prints one line of JSON
+Most kills share the way to their tick: at every tick of one run, the process and its folder are copied (fork, and a
+copy of the files), the copy is killed where it stands, and the run goes on. With workers each kill has its own run.
+
+    python tests/kill_harness.py FOLDER TRIAL ...      prints one line of JSON
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sklearn.linear_model  # noqa: F401  # the linear probe imports it: once here instead of once per fork
+import sklearn.datasets
+import sklearn.linear_model  # the linear probe imports it: once here instead of once per fork
 import torch
 import torch._dynamo  # the optimiser imports it at its first step: likewise
 
@@ -33,9 +40,14 @@ from mae_lite.methods.maskfeat import FeaturePrediction
 from mae_lite.methods.mocov3 import MomentumContrast
 from mae_lite.methods.simmim import PixelRegression
 from mae_lite.methods.supervised import SupervisedClassifier
-from mae_lite.rundir import checkpoints, read_rows
+from mae_lite.rundir import checkpoints, last_start, read_rows
 from tests import poison, toy
+from tests.faulty_disk import KILL, FaultyDisk
 
+SAVES = 2
+"""Updates between two checkpoints."""
+RUN = Path("run")
+"""The run's folder, in the folder that its process works in."""
 PROBES: dict[str, Any] = {"probe_every_epochs": 3 / 84, "probe_images": 60}
 """At steps 0, 3 and 6."""
 
@@ -60,83 +72,120 @@ METHODS: dict[str, tuple[Callable[[], Recipe], type[Method]]] = {
 }
 
 
-class TickingDisk(files.Disk):
-    """A disk that reports each operation before it happens; a write that is to die leaves half of its bytes."""
+@dataclass(frozen=True)
+class Trial:
+    """A method, and where it is killed."""
 
-    def __init__(self, tick: Callable[[], bool]) -> None:
-        self.tick = tick
+    kind: str
+    workers: int = 0
+    alone: int = 0
+    """Kills, spread over the ticks, that have a run of their own; 0: every tick, on one way."""
+    twice: tuple[float, ...] = ()
+    """Shares of the ticks: a run killed there is started again and killed at every tick of what it still has to do."""
 
-    def write(self, path: Path, data: bytes) -> None:
+
+TRIALS = {
+    **{kind: Trial(kind) for kind in METHODS if kind not in ("mae", "mocov3", "distilled", "finetune", "rollback")},
+    "mae": Trial("mae", twice=(0.0, 0.5)),
+    **{kind: Trial(kind, twice=(0.3, 0.8)) for kind in ("mocov3", "finetune")},
+    "distilled": Trial("distilled", twice=(0.3,)),
+    "mae alone": Trial("mae", alone=6),
+    "rollback": Trial("rollback", alone=20),
+    "mae, 2 workers": Trial("mae", 2, alone=20),
+    **{f"{kind}, 2 workers": Trial(kind, 2, alone=6) for kind in ("mocov3", "distilled", "finetune")},
+}
+
+
+@dataclass
+class Walk:
+    """A run's way over its ticks, and what is killed on it."""
+
+    wanted: Collection[int] = ()
+    own: bool = False
+    """Kill the run itself, not a copy of it."""
+    ticks: int = 0
+    updates: int = 0
+    made: dict[int, int] = field(default_factory=dict)
+    """By tick: the updates that the killed had made."""
+
+    def tick(self) -> bool:
+        """Count; kill a copy where one is wanted; return whether this process is the one to die now."""
+        self.ticks += 1
+        if self.ticks not in self.wanted:
+            return False
+        if self.own:
+            return True
+        place = Path(f"kill-{self.ticks}")
+        files.Disk().make_folder(place)
+        if RUN.exists():
+            shutil.copytree(RUN, place / RUN)
+        copy = os.fork()
+        if not copy:
+            os.chdir(place)  # where the same names mean the copied files
+            return True
+        if os.waitpid(copy, 0)[1] == signal.SIGKILL:
+            self.made[self.ticks] = self.updates
+        return False
+
+    def update(self) -> None:
+        """Count an update, which is a tick too."""
+        self.updates += 1
         if self.tick():
-            path.write_bytes(data[: len(data) // 2])
-            die()
-        super().write(path, data)
-
-    def append(self, path: Path, data: bytes) -> None:
-        if self.tick():
-            with path.open("ab") as handle:
-                handle.write(data[: len(data) // 2])
-            die()
-        super().append(path, data)
-
-    def sync(self, path: Path) -> None:
-        self._step()
-        super().sync(path)
-
-    def rename(self, source: Path, target: Path) -> None:
-        self._step()
-        super().rename(source, target)
-
-    def make_folder(self, path: Path) -> None:
-        self._step()
-        super().make_folder(path)
-
-    def remove(self, path: Path) -> None:
-        self._step()
-        super().remove(path)
-
-    def _step(self) -> None:
-        if self.tick():
-            die()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+@dataclass(frozen=True)
+class Runs:
+    """Runs of one trial."""
 
+    trial: Trial
+    settings: dict[str, Any]
+    """Of every start: the teacher's run, and what makes a run meet numbers that are not finite."""
 
-def child(folder: Path, workers: int, kill_at: int, kind: str, teacher: str | None, count: Path | None = None) -> int:
-    """Fork, run the toy recipe of method ``kind``, die at tick ``kill_at`` (0: never); return the wait status."""
-    process = os.fork()
-    if process:
-        return os.waitpid(process, 0)[1]
-    ticks = 0
+    def start(self, place: Path, walk: Walk) -> int:
+        """Start the run in ``place``, or start it again there, in a fork; return the wait status."""
+        process = os.fork()
+        if process:
+            return os.waitpid(process, 0)[1]
+        recipe, method = METHODS[self.trial.kind]
+        follow = method.after_step
 
-    def tick() -> bool:
-        nonlocal ticks
-        ticks += 1
-        return ticks == kill_at
+        def after_step(self: Any, step: int, total_steps: int) -> None:
+            follow(self, step, total_steps)
+            walk.update()
 
-    toy_recipe, method = METHODS[kind]
-    follow = method.after_step
+        try:
+            files.disk = FaultyDisk(lambda *_: KILL if walk.tick() else 0, torn=True)
+            files.make_folder(place)
+            os.chdir(place)
+            walk.ticks = 0
+            method.after_step = after_step  # type: ignore[method-assign]
+            beside = {"validate_every_epochs": 1} if self.trial.kind == "finetune" else PROBES
+            settings = {"workers": self.trial.workers, "save_every_steps": SAVES, **beside, **self.settings}
+            training.run(recipe(), toy.runtime(RUN, **settings))
+            Path("walk.json").write_text(json.dumps([walk.ticks, walk.made]))
+            os._exit(0)
+        except BaseException as error:  # the exit status is all that the parent sees
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            os._exit(1)
 
-    def after_step(self: Any, step: int, total_steps: int) -> None:
-        follow(self, step, total_steps)
-        if tick():
-            die()
+    def whole(self, place: Path, wanted: Collection[int]) -> tuple[int, dict[int, int]]:
+        """Let a run go its whole way; return its ticks, and by tick the updates that killed copies of it had made."""
+        if self.start(place, Walk(wanted)):
+            return 0, {}
+        ticks, made = json.loads((place / "walk.json").read_text())
+        return ticks, {int(tick): updates for tick, updates in made.items()}
 
-    try:
-        files.disk = TickingDisk(tick)
-        method.after_step = after_step  # type: ignore[method-assign]
-        beside = {"validate_every_epochs": 1} if kind == "finetune" else PROBES
-        if kind == "rollback":
-            beside = {"on_nan": "rollback", **poison.settings(folder.parent / "poison")}
-        training.run(toy_recipe(), toy.runtime(folder, workers=workers, teacher=teacher, **beside))
-        if count is not None:
-            count.write_text(str(ticks))
-        os._exit(0)
-    except BaseException as error:  # the exit status is all that the parent sees
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        os._exit(1)
+    def after(self, place: Path, expected: dict[str, Any], updates: int | None) -> str:
+        """Start what was killed in ``place`` again; return what is wrong then, "" for nothing."""
+        if self.start(place, Walk()):
+            return "did not go on"
+        resumed = last_start(place / RUN)["resumed_at"]
+        if updates is not None and updates - resumed > SAVES:
+            return f"goes on at {resumed}, of {updates} updates"
+        if remains(place / RUN) != expected:
+            return "differs from the uninterrupted run"
+        return "left something" if list((place / RUN).rglob(f"{files.TEMPORARY}*")) else ""
 
 
 def remains(folder: Path) -> dict[str, Any]:
@@ -151,29 +200,80 @@ def remains(folder: Path) -> dict[str, Any]:
     return {"step": step, "tensors": tensors, "encoder": encoder, "rows": rows, "previews": previews, **lists}
 
 
-def main(folder: Path, workers: int, kills: int, kind: str) -> dict[str, Any]:
-    """Kill at ``kills`` ticks spread over the whole run; report what went wrong."""
-    torch.set_num_threads(1)
-    open_source("digits")  # imports scikit-learn once, here
-    reference, count = folder / "reference", folder / "ticks"
-    recipe = METHODS[kind][0]()
-    teacher = toy.teacher_of(recipe, folder / "teacher").get("teacher")
-    if child(reference, workers, 0, kind, teacher, count):
-        return {"wrong": ["the uninterrupted run failed"]}
-    total = int(count.read_text())
-    expected = remains(reference)
-    spread = sorted({1 + round(i * (total - 1) / max(1, kills - 1)) for i in range(kills)})
+def killed(
+    runs: Runs, place: Path, expected: dict[str, Any], start: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Walk a run, killing copies at every tick; start each again; return what was killed and what was wrong.
+
+    Args:
+        runs: of the trial.
+        place: where the walk is to be.
+        expected: what an uninterrupted run leaves.
+        start: prepares ``place``.
+    """
+    start()
+    ticks, made = runs.whole(place, range(1, 1000))
+    wrong = [] if ticks and len(made) == ticks else [f"{len(made)} of {ticks} ticks killed"]
+    if ticks and remains(place / RUN) != expected:
+        wrong.append("the walk itself differs")
+    for tick, updates in made.items():
+        copy = place / f"kill-{tick}"
+        said = runs.after(copy, expected, updates)
+        wrong += [f"tick {tick}: {said}"] if said else []
+        shutil.rmtree(copy)
+    return {"killed": len(made), "wrong": wrong}
+
+
+def killed_alone(runs: Runs, place: Path, expected: dict[str, Any], spread: Collection[int]) -> dict[str, Any]:
+    """Give each kill a run of its own, and start it again."""
     wrong = []
-    for kill_at in spread:
-        run = folder / f"kill-{kill_at}"
-        if child(run, workers, kill_at, kind, teacher) != signal.SIGKILL:
-            wrong.append(f"tick {kill_at}: was not killed")
-        elif child(run, workers, 0, kind, teacher):
-            wrong.append(f"tick {kill_at}: did not resume")
-        elif remains(run) != expected:
-            wrong.append(f"tick {kill_at}: differs from the uninterrupted run")
-    return {"ticks": total, "killed": len(spread), "rows": len(expected["rows"]), "wrong": wrong}
+    for tick in spread:
+        here = place / str(tick)
+        if runs.start(here, Walk({tick}, own=True)) != signal.SIGKILL:
+            wrong.append(f"tick {tick}: was not killed")
+        elif said := runs.after(here, expected, None):
+            wrong.append(f"tick {tick}, alone: {said}")
+    return {"killed": len(spread), "wrong": wrong}
+
+
+def carried_out(trial: Trial, folder: Path) -> dict[str, Any]:
+    """Carry a trial out; report what was killed and what went wrong."""
+    settings: dict[str, Any] = {**toy.teacher_of(METHODS[trial.kind][0](), folder)}
+    if trial.kind == "rollback":
+        settings |= {"on_nan": "rollback", "probe_every_epochs": None, **poison.settings(folder / "poison")}
+        open_source(
+            settings["data"], "train"
+        )  # the first look at a folder keeps a list of it: a tick that no other has
+    runs, reference = Runs(trial, settings), folder / "reference"
+    ticks, _ = runs.whole(reference, ())
+    if not ticks:
+        return {"killed": 0, "wrong": ["the uninterrupted run failed"]}
+    expected = remains(reference / RUN)
+    if trial.alone:
+        spread = sorted({1 + round(i * (ticks - 1) / (trial.alone - 1)) for i in range(trial.alone)})
+        parts = [killed_alone(runs, folder / "alone", expected, spread)]
+    else:
+        parts = [killed(runs, folder / "walk", expected)]
+    for share in trial.twice:
+        place = folder / f"twice-{share}"
+
+        def kill_once(place: Path = place, share: float = share) -> None:
+            runs.start(place, Walk({1 + round(share * (ticks - 1))}, own=True))
+
+        parts.append(killed(runs, place, expected, kill_once))
+    wrong = [said for part in parts for said in part["wrong"]]
+    killed_in_all = sum(part["killed"] for part in parts) + len(trial.twice)
+    return {"ticks": ticks, "killed": killed_in_all, "rows": len(expected["rows"]), "wrong": wrong}
+
+
+def main(folder: Path, names: list[str]) -> dict[str, Any]:
+    """Carry trials out, by name."""
+    torch.set_num_threads(1)
+    os.fsync = lambda _: None  # type: ignore[assignment]  # a kill is no loss of power: what was written stays
+    sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
+    sklearn.datasets.load_digits()
+    return {name: carried_out(TRIALS[name], folder / str(number)) for number, name in enumerate(names)}
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))
+    print(json.dumps(main(Path(sys.argv[1]).resolve(), sys.argv[2:])))

@@ -27,8 +27,8 @@ from mae_lite.engine import checkpoint
 from mae_lite.errors import ConfigError, DiskError, MaeLiteError, NumericsError
 from mae_lite.methods.supervised import SupervisedClassifier
 from mae_lite.rundir import checkpoints, read_rows
-from tests import kill_harness, planting, toy
-from tests.faulty_disk import FaultyDisk, at, healthy
+from tests import planting, toy
+from tests.faulty_disk import KILL, FaultyDisk, at, healthy
 
 SAVES, ROWS = 2, 3
 """Updates between two checkpoints, and between two rows: not the same, so that sums are carried over."""
@@ -55,19 +55,12 @@ def remains(folder: Path) -> dict[str, Any]:
 
 
 def killed(folder: Path, tick: int) -> int:
-    """Fork, train, die at a tick of the disk; return the wait status."""
+    """Fork, train, die at an operation of the disk; return the wait status."""
     process = os.fork()
     if process:
         return os.waitpid(process, 0)[1]
-    ticks = 0
-
-    def count() -> bool:
-        nonlocal ticks
-        ticks += 1
-        return ticks == tick
-
     try:
-        files.disk = kill_harness.TickingDisk(count)
+        files.disk = FaultyDisk(at(tick, KILL), torn=True)
         train(folder)
         os._exit(0)
     except BaseException:  # the status is all that the parent sees

@@ -70,12 +70,14 @@ BUGS = (
         "files are written in place",
         "mae_lite.files",
         """    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
-    with explained(path, "write"):
+
+    def work() -> None:
         try:
             disk.write(temporary, data)
             disk.rename(temporary, path)""",
         """    temporary = path
-    with explained(path, "write"):
+
+    def work() -> None:
         try:
             disk.write(temporary, data)""",
     ),

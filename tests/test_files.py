@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import random
@@ -22,11 +23,11 @@ from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.optim import build_optimizer
 from mae_lite.errors import CheckpointError, DiskError
 from tests import toy
-from tests.faulty_disk import FaultyDisk, at, healthy
+from tests.faulty_disk import KILL, FaultyDisk, at, healthy
 from tests.figures_of import tally
 
 ROOT = Path(__file__).parent.parent
-WAYS = ((errno.ENOSPC, True), *((n, False) for n in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)))
+WAYS = ((errno.ENOSPC, True), *((n, False) for n in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)))
 OLD, NEW = b"old " * 300, b"new " * 500
 TWO = {"a.bin": NEW, "b.json": b'{"x": 1}'}
 
@@ -53,6 +54,18 @@ def operations(action: Callable[[], object]) -> int:
     action()
     use(files.Disk())
     return len(disk.operations)
+
+
+def killed(action: Callable[[], object], position: int, torn: bool) -> bool:
+    """Do ``action`` in a fork that is killed at operation ``position``; return whether it was."""
+    process = os.fork()
+    if not process:
+        try:
+            use(FaultyDisk(at(position, KILL), torn=torn))
+            action()
+        finally:
+            os._exit(1)
+    return os.waitpid(process, 0)[1] == signal.SIGKILL
 
 
 def every_fault(count: int) -> Iterator[FaultyDisk]:
@@ -150,23 +163,91 @@ def test_an_existing_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> N
     tally("faults", trial + 1)
 
 
-def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
-    class Killed(BaseException):
-        """Stands for SIGKILL: nothing catches it, nothing is cleaned up."""
+def test_a_kill_at_any_operation_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    one = {"a.bin": OLD}
 
-    class Dying(FaultyDisk):
-        def rename(self, source: Path, target: Path) -> None:
-            super().rename(source, target)
-            raise Killed
+    def start(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "f.json").write_bytes(OLD)
+        files.publish_folder(folder / "replaced", one)
 
-    files.publish_folder(tmp_path / "encoder", TWO)
-    use(Dying(healthy))
-    with pytest.raises(Killed):
-        files.publish_folder(tmp_path / "encoder", {"a.bin": OLD})
-    use(files.Disk())
-    files.sweep(tmp_path)
-    assert names(tmp_path) == {"encoder"}
-    assert files.read_folder(tmp_path / "encoder") == TWO
+    def work(folder: Path) -> None:
+        write_a_file(folder)
+        files.publish_folder(folder / "new", TWO)
+        files.publish_folder(folder / "replaced", TWO)
+
+    start(tmp_path / "count")
+    count = operations(lambda: work(tmp_path / "count"))
+    assert count >= 19
+    for position in range(1, count + 1):
+        for torn in (False, True):
+            folder = tmp_path / f"{position}-{torn}"
+            start(folder)
+            assert killed(functools.partial(work, folder), position, torn), position
+            files.sweep(folder)
+            assert names(folder) - {"new"} == {"f.json", "replaced"}, position
+            assert (folder / "f.json").read_bytes() in (OLD, NEW)
+            assert files.read_folder(folder / "replaced") in (one, TWO)
+            assert not (folder / "new").exists() or files.read_folder(folder / "new") == TWO
+    tally("faults", 2 * count)
+
+
+PASSING = (errno.EIO, errno.ESTALE)
+PAUSES = [0.1, 0.5, 2.0]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("number", PASSING)
+def test_an_error_that_passes_is_waited_out(tmp_path: Path, number: int, times: int) -> None:
+    """As a disk across a network gives them; what fails ``times`` in a row is done in the end."""
+
+    def work(folder: Path) -> None:
+        files.make_folder(folder)
+        write_a_file(folder)
+        files.publish_folder(folder / "b", {"a.bin": OLD})
+        files.publish_folder(folder / "b", TWO)
+        files.remove(folder / "f.json")
+
+    count = operations(lambda: work(tmp_path / "count"))
+    for position in range(1, count + 1):
+        disk = FaultyDisk(at(position, number, times=times), torn=True)
+        use(disk)
+        work(tmp_path / str(position))
+        use(files.Disk())
+        tidying = not disk.waited  # deleting what stepped aside may fail; the next start does it
+        assert disk.waited == PAUSES[: len(disk.waited)] and (
+            not tidying or disk.operations[position - 1][0] == "remove"
+        )
+        files.sweep(tmp_path / str(position))
+        assert names(tmp_path / str(position)) == {"b"}
+        assert files.read_folder(tmp_path / str(position) / "b") == TWO
+    tally("faults", count)
+
+
+@pytest.mark.parametrize("number", PASSING)
+def test_an_error_that_stays_is_told_after_the_last_attempt(tmp_path: Path, number: int) -> None:
+    actions: list[Callable[[], object]] = [
+        lambda: write_a_file(tmp_path),
+        lambda: files.publish_folder(tmp_path / "b", TWO),
+        lambda: files.make_folder(tmp_path / "c"),
+        lambda: files.remove(tmp_path / "d"),
+    ]
+    for action in actions:
+        disk = FaultyDisk(at(1, number, always=True))
+        use(disk)
+        with pytest.raises(DiskError, match=rf"(?s){errno.errorcode[number]}.*\nFix: check the disk"):
+            action()
+        assert disk.waited == PAUSES
+    assert names(tmp_path) == set()
+    tally("faults", len(actions))
+
+
+def test_other_errors_are_not_waited_for(tmp_path: Path) -> None:
+    disk = FaultyDisk(at(1, errno.ENOSPC))
+    use(disk)
+    with pytest.raises(DiskError, match=r"0\.0020 MB are needed, [\d,.]+ MB are free there"):
+        write_a_file(tmp_path)
+    assert disk.waited == []
 
 
 def test_sweep_takes_leftovers_only_and_bears_a_disk_that_refuses(tmp_path: Path) -> None:
@@ -246,6 +327,27 @@ def test_every_failed_save_leaves_a_verified_checkpoint(saved: Path, tmp_path: P
         shutil.rmtree(run)
     tally("faults", trial + 1)
     assert failed == (count - 1) * len(WAYS) * 2  # only the last, a deletion, is merely a warning
+
+
+def test_a_kill_at_any_operation_of_a_save_leaves_a_verified_checkpoint(
+    saved: Path, tmp_path: Path, parts: Parts
+) -> None:
+    before = dict(rundir.checkpoints(saved))
+    counted = shutil.copytree(saved, tmp_path / "counted")
+    count = operations(lambda: save(counted, 6, parts))
+    for position in range(1, count + 1):
+        for torn in (False, True):
+            run = shutil.copytree(saved, tmp_path / f"{position}-{torn}")
+            assert killed(functools.partial(save, run, 6, parts), position, torn), position
+            found = checkpoint.newest(run)
+            assert found is not None and found[0] in (4, 6), position
+            assert found[0] == 6 or found[1] == files.read_folder(before[4])
+            assert all(files.read_folder(path) for step, path in rundir.checkpoints(run)[:2])
+            files.sweep(run / "checkpoints")
+            assert all(name.startswith("step_") for name in names(run / "checkpoints"))
+            save(run, 6, parts)  # the next start comes past it again
+            assert [step for step, _ in rundir.checkpoints(run)] == [6, 4]
+    tally("faults", 2 * count)
 
 
 def test_a_deletion_that_fails_is_a_warning(saved: Path, parts: Parts, caplog: pytest.LogCaptureFixture) -> None:

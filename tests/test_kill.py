@@ -7,32 +7,55 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.figures_of import tally
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
+FEWEST = {
+    ("mae", "mae alone"): 205,
+    ("mocov3", "distilled"): 270,
+    ("finetune", "maskfeat"): 235,
+    ("features", "dino", "simmim", "distilled_swin"): 240,
+    ("rollback",): 20,
+    ("mae, 2 workers", "mocov3, 2 workers", "distilled, 2 workers", "finetune, 2 workers"): 38,
+}
+"""Trials that share a process, and how many kills they must have had: in all, 1,000 with those of two ranks."""
+PAIRS = 26
 
 
-KINDS = [
-    *(("mae", 0, 50), ("mae", 2, 50), ("mocov3", 0, 20), ("finetune", 0, 20), ("rollback", 0, 40)),
-    *((kind, 0, 10) for kind in ("distilled", "features", "dino", "maskfeat", "simmim", "distilled_swin")),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "workers", "kills"), KINDS)
-def test_killed_runs_end_bit_identical(tmp_path: Path, kind: str, workers: int, kills: int) -> None:
+def told_by(script: str, folder: Path, *words: str) -> dict[str, Any]:
+    """Run a script of kills; return what it reports."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests" / "kill_harness.py"), str(tmp_path)]
-    command += [str(workers), str(kills), kind]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+    command = [sys.executable, str(ROOT / "tests" / script), str(folder), *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800)
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(report)
+    return report
+
+
+@pytest.mark.parametrize("names", FEWEST, ids=", ".join)
+def test_killed_runs_end_bit_identical(tmp_path: Path, names: tuple[str, ...]) -> None:
+    report = told_by("kill_harness.py", tmp_path, *names)
+    assert list(report) == list(names)
+    for name, found in report.items():
+        tally("kills", found["killed"], len(found["wrong"]))
+        assert found["wrong"] == [], name
+        # Three of the loss, three of the probes or of validation; or two of the loss and one of an update left out.
+        assert found["rows"] == (3 if name == "rollback" else 6), name
+    assert sum(found["killed"] for found in report.values()) >= FEWEST[names]
+
+
+def test_killed_pairs_end_bit_identical(tmp_path: Path) -> None:
+    report = told_by("pair_kills.py", tmp_path)
     tally("kills", report["killed"], len(report["wrong"]))
-    assert report["wrong"] == [], done.stderr
-    assert report["killed"] >= kills
-    # Three of the loss, three of the probes or of validation; or two of the loss and one of an update left out.
-    assert report["rows"] == (3 if kind == "rollback" else 6)
+    assert report["wrong"] == []
+    assert report["killed"] == PAIRS
+
+
+def test_kills_are_a_thousand() -> None:
+    assert sum(FEWEST.values()) + PAIRS >= 1_000

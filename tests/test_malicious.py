@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import importlib
 import io
@@ -10,8 +11,11 @@ import operator
 import os
 import pickle
 import resource
+import runpy
 import subprocess
+import sys
 import tarfile
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -65,22 +69,22 @@ PAYLOADS: dict[str, Any] = {
     "subprocess.Popen": Payload(subprocess.Popen, ["touch", CANARY]),
     "eval": Payload(eval, TOUCH),
     "exec": Payload(exec, TOUCH),
-    "compile": Payload(compile, TOUCH, "x", "exec"),
+    "compile": Payload(exec, Payload(compile, TOUCH, "x", "exec")),
     "open": Payload(builtins.open, CANARY, "w"),
     "io.open": Payload(io.open, CANARY, "w"),
-    "import": Payload(__import__, "os"),
-    "import_module": Payload(importlib.import_module, "antigravity"),
-    "getattr": Payload(getattr, Payload(__import__, "os"), "mkdir"),
-    "partial": Payload(functools.partial, os.mkdir, CANARY),
+    "import": Payload(__import__, "sings"),
+    "import_module": Payload(importlib.import_module, "sings"),
+    "getattr": Payload(eval, f"getattr(__import__('os'), 'mkdir')({CANARY!r})"),
+    "partial": Payload(functools.partial(os.mkdir, CANARY)),
     "methodcaller": Payload(operator.methodcaller("touch"), Path(CANARY)),
-    "attrgetter": Payload(operator.attrgetter("parent.mkdir"), Path(CANARY)),
+    "map": Payload(list, Payload(map, os.mkdir, [CANARY])),
     "path": Payload(Path.touch, Path(CANARY)),
     "tarfile": Payload(tarfile.open, CANARY, "w"),
     "zipfile": Payload(zipfile.ZipFile, CANARY, "w"),
-    "numpy.save": Payload(np.save, CANARY, [1]),
-    "numpy.fromfile": Payload(np.fromfile, "/etc/hostname"),
+    "numpy.savetxt": Payload(np.savetxt, CANARY, [1]),
+    "numpy.memmap": Payload(np.memmap, CANARY, "u1", "w+", 0, 1),
     "torch.save": Payload(torch.save, {}, CANARY),
-    "torch.load": Payload(torch.load, "other.pth"),
+    "runpy": Payload(runpy.run_path, "sings.py"),
     "pickle.loads": Payload(pickle.loads, pickle.dumps(Payload(os.mkdir, CANARY))),
     "nested list": [[[Payload(os.mkdir, CANARY)]]],
     "key": {("a", 1): Payload(os.mkdir, CANARY)},
@@ -121,14 +125,43 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def carelessly(form: Callable[[Any], None]) -> None:
+    """Load ``w.pth`` as one must not."""
+    if form is bare:
+        pickle.loads(Path("w.pth").read_bytes())
+    else:
+        torch.load("w.pth", weights_only=False)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_every_canary_would_sing(name: str, form: Callable[[Any], None]) -> None:
+    """Each file of the next test, loaded without a guard, does leave something behind."""
+    form(PAYLOADS[name])
+    Path("sings.py").write_text(TOUCH)
+    careless = os.fork()
+    if not careless:
+        sys.path.insert(0, os.getcwd())
+        with contextlib.suppress(BaseException):  # what a payload returns need not be what a checkpoint holds
+            carelessly(form)
+        os._exit(0)
+    os.waitpid(careless, 0)
+    for _ in range(200):  # a command that it started may take its time
+        if Path(CANARY).exists():
+            return
+        time.sleep(0.05)
+    pytest.fail("nothing would be seen")
+
+
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_no_code_of_a_checkpoint_runs(name: str, form: Callable[[Any], None]) -> None:
     form(PAYLOADS[name])
+    Path("sings.py").write_text(TOUCH)
     before = sorted(os.listdir())
     with pytest.raises(CheckpointError) as error:
         weights.read_file(Path("w.pth"))
-    assert sorted(os.listdir()) == before == ["w.pth"]
+    assert sorted(os.listdir()) == before == ["sings.py", "w.pth"]
     tally("malicious")
     words = str(error.value)
     assert "Fix:" in words and "weights_only" not in words and "w.pth" in words

@@ -32,6 +32,14 @@ def test_nothing_went_wrong_and_enough_was_tried(reliability: Any) -> None:
     assert figures["deaths"]["seconds"] < 30
 
 
+def test_the_page_owns_up_to_what_was_not_reached(reliability: Any) -> None:
+    content = json.loads(reliability.RESULT.read_text())
+    content["figures"] = {name: {"tried": 20_000, "wrong": 0, "seconds": None} for name in reliability.FIGURES}
+    assert "Not reached yet" not in reliability.page(content)
+    content["figures"]["kills"]["tried"] = 999
+    assert "- Not reached yet: 1,000 kills.\n" in reliability.page(content)
+
+
 def test_counts_are_summed(reliability: Any) -> None:
     lines = [{"what": name, "tried": 2, "wrong": 0, "seconds": None} for name in reliability.FIGURES]
     found = reliability.summed([*lines, {"what": "deaths", "tried": 1, "wrong": 1, "seconds": 2.34}])
