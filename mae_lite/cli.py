@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if not debug:  # read when torch is imported; a rank that has gone would be told of in C++
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     logging.basicConfig(level=logging.WARNING, handlers=[plain_handler()], force=True)
     logging.getLogger("mae_lite").setLevel(logging.INFO)
     try:

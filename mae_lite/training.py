@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mae_lite import config, files, inputs, loading, methods, probing, rundir
+from mae_lite import config, files, inputs, launch, loading, methods, probing, rundir
 from mae_lite.advice import Starving
 from mae_lite.data import labels_file
 from mae_lite.data.sources import Source, at_hand, usable_cpus
@@ -23,9 +23,10 @@ from mae_lite.display import display
 from mae_lite.engine import checkpoint, loop
 from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
+from mae_lite.engine.peers import Peers
 from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import ConfigError, DiskError
+from mae_lite.errors import CheckpointError, ConfigError, DiskError, Stopped
 from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods.base import Method
@@ -34,6 +35,8 @@ from mae_lite.models import timm_folder
 from mae_lite.tensorboard import EventFiles
 
 _log = logging.getLogger(__name__)
+_PATIENCE_S = 10.0
+"""How long after a signal a run may take to the next sign of life."""
 
 
 @dataclass(frozen=True)
@@ -59,43 +62,68 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
     Raises:
         MaeLiteError: with an explanation; it stands in the folder's ``status.json`` too.
     """
-    with StopSignals() as signals:
+    with StopSignals(_PATIENCE_S) as signals:
         weights = init_digest(runtime.init)
         teacher = load_teacher(recipe, runtime.teacher)
         taught = None if teacher is None else teacher.sha256
         folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime, weights, taught)
         train, held_out = inputs.images(recipe, runtime, images)
         fabric = start_fabric(recipe, runtime)
-        description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
-        memory = partial(peak_memory_mb, fabric.device)
-        record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description, memory))
-        with _recorded(record, recipe):
-            return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out), teacher)
+        with Peers(fabric, partial(_remaining, folder)) as peers:
+            with peers.together():
+                description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
+                memory = partial(peak_memory_mb, fabric.device)
+                record = on_rank_zero(fabric, partial(rundir.RunDir, folder, description, memory))
+            if record is not None:
+                peers.last_words = partial(_note, record)
+            signals.last_words = peers.end
+            with _recorded(record), peers.together(), _memory_explained(recipe):
+                return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out), teacher)
 
 
 @contextmanager
-def _recorded(record: rundir.RunDir | None, recipe: config.Recipe) -> Iterator[None]:
+def _recorded(record: rundir.RunDir | None) -> Iterator[None]:
     """Leave the reason of a failure in ``status.json``, and give the folder back."""
     try:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            raise DiskError(
-                "the device ran out of memory",
-                found=str(error).splitlines()[0][:200],
-                fix="use more --devices or a smaller --global-batch-size, which changes the result"
-                if recipe.couples_samples
-                else "give a smaller --micro-batch-size; gradients are added up and the result stays the same",
-            ) from error
+        yield
     except BaseException as error:
         if record is not None:
-            with suppress(DiskError):  # a full disk must not hide the error itself
-                kind = type(error).__name__
-                record.status("failed", message=str(error) or kind, error=kind)
+            _note(record, error)
         raise
     finally:
         if record is not None:
             record.close()
+
+
+def _note(record: rundir.RunDir, error: BaseException) -> None:
+    with suppress(DiskError):  # a full disk must not hide the error itself
+        kind = type(error).__name__
+        state = "stopped" if isinstance(error, Stopped) else "failed"
+        record.status(state, message=str(error) or kind, error=kind)
+
+
+@contextmanager
+def _memory_explained(recipe: config.Recipe) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DiskError(
+            "the device ran out of memory",
+            found=str(error).splitlines()[0][:200],
+            fix="use more --devices or a smaller --global-batch-size, which changes the result"
+            if recipe.couples_samples
+            else "give a smaller --micro-batch-size; gradients are added up and the result stays the same",
+        ) from error
+
+
+def _remaining(folder: Path) -> str:
+    """Say what is left of a run that failed, and how it goes on."""
+    try:
+        found = checkpoint.newest(folder)
+    except CheckpointError as error:
+        return str(error.fix)
+    kept = "no checkpoint was saved yet" if found is None else f"the checkpoint of step {found[0]} is whole"
+    return f"{kept}, and the run goes on with: {launch.command()}"
 
 
 def _run(

@@ -26,7 +26,7 @@ from mae_lite.engine import checkpoint
 from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.meter import Meter, Waited
 from mae_lite.engine.optim import LearningRate, WeightDecay, set_learning_rate, set_weight_decay
-from mae_lite.engine.ranks import on_rank_zero
+from mae_lite.engine.ranks import averaged, on_rank_zero
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import DiskError, NumericsError
 from mae_lite.methods.base import Method
@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 _SAVES_MAY_FAIL = 3
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 0.02
+_SAVE_PATIENCE_S = 120.0
+"""What a checkpoint may take after a signal: a slow disk must not cost the updates since the last one."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,13 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     job.wrapped.train()
     if progress.step == 0:
         _run_probes(job, progress)
+    if _agree(fabric, job.signals.requested is not None, False)[0]:  # before the first update: nothing to save
+        return "stopped"
     while progress.step < last:
         step = progress.step
         numbers, norm = update(job, step, batches)
         progress.step = step + 1
+        job.signals.moved()
         meter.add(numbers)
         better = _run_probes(job, progress)
         row = None
@@ -107,7 +112,8 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
         stop, save = _agree(fabric, job.signals.requested is not None, saver.due() or better)
         if stop or save or progress.step == last:
             meter.store()
-            saver.save(final=stop or progress.step == last)
+            with job.signals.patient(_SAVE_PATIENCE_S):
+                saver.save(final=stop or progress.step == last)
         if stop:
             return "stopped"
     return "finished" if progress.step >= end else "paused"
@@ -125,7 +131,7 @@ def update(job: Job, step: int, batches: Iterator[Batch]) -> tuple[dict[str, Ten
     job.method.before_step(epoch)
     numbers = _backward(job, step, batches)
     job.method.after_backward(epoch)
-    norm = _gradient_norm(job, step, numbers["loss"])
+    norm = _gradient_norm(job, step, averaged(job.fabric, numbers["loss"]))
     job.optimizer.step()
     job.optimizer.zero_grad(set_to_none=True)
     job.method.after_step(step + 1, job.rate.total_steps)
@@ -182,8 +188,11 @@ def _run_probes(job: Job, progress: Progress) -> bool:
         return False
     model = job.ema.module if job.ema is not None else job.method
     model.eval()
+    job.signals.moved(expected=False)
+    alive = model.encoder.register_forward_hook(lambda *_: job.signals.moved(expected=False))
     with torch.no_grad():
         numbers = {name: value for probe in due for name, value in probe.measure(step, model.encoder).items()}
+    alive.remove()
     job.wrapped.train()
     progress.measured |= numbers
     accuracy = numbers.get("val_top1")
