@@ -143,6 +143,11 @@ def _run(
     if record is not None:
         record.cut(progress.step)
         ranks, data = fabric.world_size, train.describe()
+        before = rundir.last_start(folder).get("ranks", ranks)
+        if progress.step and before != ranks:
+            _log.warning(
+                "begun on %d ranks, goes on on %d: the same images, but the last bits may differ", before, ranks
+            )
         facts = {"device": _device_name(fabric), "ranks": ranks, "data": data, "pixels": runtime.pixels}
         record.record_start(**facts, loading=job.loading, resumed_at=progress.step)
         if recipe.labels_per_class is not None or recipe.label_fraction is not None:

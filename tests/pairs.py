@@ -243,12 +243,13 @@ def worlds(folder: Path) -> dict[str, Any]:
     """Train with one rank, and with one, then two, then one; return losses of both."""
     alone = folder / "alone"
     codes = [end.code for end in pair(folder / "alone-logs", words(alone), ranks=1)]
-    mixed = folder / "mixed"
+    mixed, said = folder / "mixed", []
     for ranks, stop in ((1, 2), (2, 4), (1, 6)):
         ends = pair(folder / f"mixed-{stop}", words(mixed, stop_after_steps=stop), ranks=ranks)
         codes += [end.code for end in ends]
+        said.append(ends[0].said)
     rows = {run.name: [row["loss"] for row in read_rows(run) if "loss" in row] for run in (alone, mixed)}
-    return {"codes": codes, "losses": rows, "steps": [checkpoints(run)[0][0] for run in (alone, mixed)]}
+    return {"codes": codes, "losses": rows, "steps": [checkpoints(run)[0][0] for run in (alone, mixed)], "said": said}
 
 
 def command(folder: Path) -> list[dict[str, Any]]:

@@ -145,5 +145,6 @@ def test_a_signal_in_any_phase_ends_the_run_and_blocks_no_other(tmp_path: Path) 
 def test_other_numbers_of_ranks_continue_a_run(tmp_path: Path) -> None:
     found = scenario(tmp_path, "worlds")
     assert set(found["codes"]) == {0} and found["steps"] == [6, 6]
+    assert ["bits may differ" in said for said in found["said"]] == [False, True, True]
     alone, mixed = found["losses"]["alone"], found["losses"]["mixed"]
     assert len(alone) == 3 and mixed == pytest.approx(alone, rel=1e-4)
