@@ -119,11 +119,11 @@ def _memory_explained(recipe: config.Recipe) -> Iterator[None]:
 def _remaining(folder: Path) -> str:
     """Say what is left of a run that failed, and how it goes on."""
     try:
-        found = checkpoint.newest(folder)
+        kept = checkpoint.newest(folder)
     except CheckpointError as error:
         return str(error.fix)
-    kept = "no checkpoint was saved yet" if found is None else f"the checkpoint of step {found[0]} is whole"
-    return f"{kept}, and the run goes on with: {launch.command()}"
+    left = "no checkpoint was saved yet" if kept is None else f"the checkpoint of step {kept[0]} is whole"
+    return f"{left}, and the run goes on with: {launch.command()}"
 
 
 def _run(
