@@ -39,6 +39,7 @@ AROUND: dict[tuple[str, str], tuple[float | None, float]] = {
     ("cifar10-cpu", "scratch"): (None, 1.25e-3),
     ("cifar10-cpu", "MAE"): (2e-3, 5e-3),
     ("cifar10-cpu", "D-MAE"): (2e-3, 5e-3),
+    ("cifar10-cpu", "MoCo-v3"): (1.5e-4, 5e-3),
 }
 """Rates of pre-training and fine-tuning that a row's settings are multiples of: what the study had before it was
 searched; other rows have theirs of now."""

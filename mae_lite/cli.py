@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code (see :mod:`mae_lite.errors`)."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    if not debug:  # read when torch is imported; a rank that has gone would be told of in C++
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         _set_messages(words)
         words = [word for word in words if word not in _EVERYWHERE]

@@ -84,6 +84,10 @@ class DiskError(MaeLiteError):
     exit_code = 5
 
 
+class PeerError(DiskError):
+    """Another rank of the run was killed or lost, or has a bug."""
+
+
 class Stopped(MaeLiteError):
     """Work that was asked to stop, and goes on when it is started again."""
 

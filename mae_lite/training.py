@@ -5,8 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mae_lite import config, files, inputs, left_out, loading, memory, methods, probing, rundir
+from mae_lite import config, ending, files, inputs, left_out, loading, memory, methods, probing, rundir
 from mae_lite.advice import Collapsing, Spiking, Starving
 from mae_lite.data import labels_file
 from mae_lite.data.sources import Source, at_hand, usable_cpus
@@ -24,9 +23,10 @@ from mae_lite.display import display
 from mae_lite.engine import checkpoint, loop
 from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
+from mae_lite.engine.peers import Peers
 from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
-from mae_lite.errors import ConfigError, DiskError, MaeLiteError, NotFinite, in_line
+from mae_lite.errors import ConfigError, MaeLiteError, NotFinite, in_line
 from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods.base import Method
@@ -35,6 +35,8 @@ from mae_lite.models import timm_folder
 from mae_lite.tensorboard import EventFiles
 
 _log = logging.getLogger(__name__)
+_PATIENCE_S = 10.0
+"""How long after a signal a run may take to the next sign of life."""
 
 
 @dataclass(frozen=True)
@@ -63,48 +65,31 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
     if runtime.override and not runtime.out:
         raise ConfigError("override", found="no --out", expected="the run that goes on", fix="add --out FOLDER")
     rundir.check_place(Path(runtime.out or "runs"))
-    with StopSignals() as signals:
+    with StopSignals(_PATIENCE_S) as signals:
         weights = init_digest(runtime.init)
         teacher = load_teacher(recipe, runtime.teacher)
         taught = None if teacher is None else teacher.sha256
         folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime, weights, taught)
         train, held_out = inputs.images(recipe, runtime, images)
         fabric = start_fabric(recipe, runtime)
-        description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
-        peak = partial(peak_memory_mb, fabric.device)
-        opened = partial(rundir.RunDir, folder, description, peak, runtime.override, train.changes_since)
-        record = on_rank_zero(fabric, opened)
-        with _recorded(record), memory.explained(recipe, runtime, fabric, len(train)):
-            while True:
-                try:
-                    return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out), teacher)
-                except NotFinite as failure:
-                    if runtime.on_nan == "stop":
-                        raise
-                    on_rank_zero(fabric, partial(_leave_out, folder, failure))
-                gc.collect()  # the model and its gradients, before there is another
-
-
-def _leave_out(folder: Path, failure: NotFinite) -> None:
-    """Add an update to those that the run leaves out."""
-    left_out.add(folder, failure.blamed, failure)
-    _log.warning("%s; going back to the newest checkpoint, update %d is left out", failure.what, failure.blamed)
-
-
-@contextmanager
-def _recorded(record: rundir.RunDir | None) -> Iterator[None]:
-    """Leave the reason of a failure in ``status.json``, and give the folder back."""
-    try:
-        yield
-    except BaseException as error:
-        if record is not None:
-            with suppress(DiskError):  # a full disk must not hide the error itself
-                kind = type(error).__name__
-                record.status("failed", message=str(error) or kind, error=kind)
-        raise
-    finally:
-        if record is not None:
-            record.close()
+        with Peers(fabric, partial(ending.remaining, folder)) as peers:
+            with peers.together():
+                description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
+                peak = partial(peak_memory_mb, fabric.device)
+                opened = partial(rundir.RunDir, folder, description, peak, runtime.override, train.changes_since)
+                record = on_rank_zero(fabric, opened)
+            if record is not None:
+                peers.last_words = partial(ending.note, record)
+            signals.last_words = peers.end
+            with ending.recorded(record), peers.together(), memory.explained(recipe, runtime, fabric, len(train)):
+                while True:
+                    try:
+                        return _run(recipe, runtime, fabric, signals, folder, record, (train, held_out), teacher)
+                    except NotFinite as failure:
+                        if runtime.on_nan == "stop":
+                            raise
+                        on_rank_zero(fabric, partial(ending.leave_out, folder, failure))
+                    gc.collect()  # the model and its gradients, before there is another
 
 
 def _run(
@@ -122,15 +107,7 @@ def _run(
     job.probes = probing.probes(job, train, held_out)
     total, begun = job.rate.total_steps, progress.step
     if record is not None:
-        record.cut(progress.step)
-        ranks, data = fabric.world_size, train.describe()
-        facts: dict[str, Any] = {"device": _device_name(fabric), "ranks": ranks, "data": data, "pixels": runtime.pixels}
-        facts |= {"left_out": sorted(job.skipped)} if job.skipped else {}
-        record.record_start(**facts, loading=job.loading, resumed_at=progress.step)
-        if recipe.labels_per_class is not None or recipe.label_fraction is not None:
-            files.write_text(folder / labels_file.FILE, labels_file.as_csv(train))
-        record.status("running", step=progress.step, total_steps=total)
-        job.log = _logger(runtime, record, progress, _watch(job, train))
+        _begin(job, progress, record, train)
     shown = runtime.progress and fabric.is_global_zero
     if shown:
         _announce(job, progress, train)
@@ -142,6 +119,22 @@ def _run(
             _publish(job, train)
         record.status(state, step=progress.step, total_steps=total, best=progress.best, **progress.measured)
     return Outcome(folder, state, progress.step, total)
+
+
+def _begin(job: loop.Job, progress: Progress, record: rundir.RunDir, train: Source) -> None:
+    """Write down how this start goes on, and let the run's rows be logged."""
+    record.cut(progress.step)
+    ranks, recipe = job.fabric.world_size, job.recipe
+    before = rundir.last_start(record.path).get("ranks", ranks)
+    if progress.step and before != ranks:
+        _log.warning("begun on %d ranks, goes on on %d: the same images, but the last bits may differ", before, ranks)
+    facts: dict[str, Any] = {"device": _device_name(job.fabric), "ranks": ranks, "data": train.describe()}
+    facts |= {"left_out": sorted(job.skipped)} if job.skipped else {}
+    record.record_start(**facts, pixels=job.runtime.pixels, loading=job.loading, resumed_at=progress.step)
+    if recipe.labels_per_class is not None or recipe.label_fraction is not None:
+        files.write_text(record.path / labels_file.FILE, labels_file.as_csv(train))
+    record.status("running", step=progress.step, total_steps=job.rate.total_steps)
+    job.log = _logger(job.runtime, record, progress, _watch(job, train))
 
 
 def assemble(

@@ -25,9 +25,11 @@ import sklearn.linear_model  # noqa: F401  # the linear probe imports it: once h
 import torch
 import torch._dynamo  # the optimiser imports it at its first step: likewise
 
-from mae_lite import cli, files
+from mae_lite import cli, files, inputs, methods, training
 from mae_lite.data.opening import open_source
+from mae_lite.engine import checkpoint, loop
 from mae_lite.errors import DataError
+from mae_lite.evaluation import online, preview
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
@@ -55,14 +57,16 @@ def nothing(rank: int, step: int) -> None:
     del rank, step
 
 
-def pair(log: Path, words: list[str], hook: Hook = nothing, ranks: int = 2) -> list[Ended]:
+def pair(
+    log: Path, words: list[str], hook: Hook = nothing, ranks: int = 2, plant: Callable[[], None] = lambda: None
+) -> list[Ended]:
     """Run a command line on several ranks; return how they ended, by rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     files.make_folder(log)
     begun = time.monotonic()
-    children = [_fork(log / f"{rank}.log", words, hook, rank, ranks, port) for rank in range(ranks)]
+    children = [_fork(log / f"{rank}.log", words, hook, rank, ranks, port, plant) for rank in range(ranks)]
     ended: dict[int, tuple[int | None, float]] = {}
     while len(ended) < ranks and time.monotonic() - begun < LIMIT_SECONDS:
         for rank, child in enumerate(children):
@@ -77,7 +81,7 @@ def pair(log: Path, words: list[str], hook: Hook = nothing, ranks: int = 2) -> l
     return [Ended(*ended[rank], (log / f"{rank}.log").read_text()) for rank in range(ranks)]
 
 
-def _fork(log: Path, words: list[str], hook: Hook, rank: int, ranks: int, port: int) -> int:
+def _fork(log: Path, words: list[str], hook: Hook, rank: int, ranks: int, port: int, plant: Callable[[], None]) -> int:
     child = os.fork()
     if child:
         return child
@@ -95,6 +99,8 @@ def _fork(log: Path, words: list[str], hook: Hook, rank: int, ranks: int, port: 
         hook(rank, step)
 
     MaskedAutoencoder.after_step = after_step  # type: ignore[method-assign, assignment]
+    plant()
+    sys.argv = ["mae-lite", *words]
     code = 98
     try:
         code = cli.main(words)
@@ -134,6 +140,12 @@ def only(rank: int, step: int, act: Callable[[], None]) -> Hook:
     return hook
 
 
+def both(step: int, act: Callable[[], None]) -> Hook:
+    """Return a hook that acts on every rank after one update."""
+    hooks = [only(rank, step, act) for rank in (0, 1)]
+    return lambda rank, made: hooks[rank](rank, made)
+
+
 def _signal(number: signal.Signals) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
@@ -147,6 +159,7 @@ def _raise(error: Exception) -> Callable[[], None]:
 
 HOOKS: dict[str, Hook] = {
     "plain": nothing,
+    "error of both": both(3, _raise(DataError("bad images, the real one", fix="replace them all"))),
     **{f"SIGTERM to rank {rank}": only(rank, 3, _signal(signal.SIGTERM)) for rank in (0, 1)},
     **{f"SIGKILL of rank {rank}": only(rank, 3, _signal(signal.SIGKILL)) for rank in (0, 1)},
     **{f"bug in rank {rank}": only(rank, 3, _raise(ValueError("the real one"))) for rank in (0, 1)},
@@ -176,16 +189,67 @@ def interrupted(folder: Path) -> dict[str, Any]:
     return found
 
 
+PHASES: dict[str, tuple[Any, str]] = {
+    "opening data": (inputs, "images"),
+    "building the model": (methods, "build"),
+    "probes at the start": (online.FeatureProbe, "__call__"),
+    "first update": (loop, "to_device"),
+    "previews": (preview.Previews, "__call__"),
+    "save": (checkpoint, "save"),
+    "publishing": (training, "_publish"),
+}
+
+
+def stopped_in(phase: str, hangs: bool) -> Callable[[], None]:
+    """Return what sends SIGTERM to this process in a phase, which then goes on or hangs, with little patience."""
+
+    def plant() -> None:
+        owner, name = PHASES[phase]
+        follow = getattr(owner, name)
+
+        def signalled(*arguments: Any, **settings: Any) -> Any:
+            setattr(owner, name, follow)
+            os.kill(os.getpid(), signal.SIGTERM)
+            if hangs:
+                time.sleep(1000)
+            return follow(*arguments, **settings)
+
+        setattr(owner, name, signalled)
+        if hangs:
+            training._PATIENCE_S, loop._SAVE_PATIENCE_S = 1.0, 2.0
+
+    return plant
+
+
+def stops(folder: Path) -> dict[str, Any]:
+    """Stop a run of one rank in each phase, start it again, and compare with a run that was not stopped."""
+    probes = {"probe_every_epochs": 3 / 84, "probe_images": 60}
+    pair(folder / "logs", words(folder / "whole", **probes), ranks=1)
+    found: dict[str, Any] = {"whole": remains(folder / "whole")}
+    for phase in PHASES:
+        for hangs in (False, True):
+            run = folder / f"{phase.replace(' ', '-')}-{hangs}"
+            log = folder / f"{run.name}-logs"
+            (end,) = pair(log, words(run, **probes), ranks=1, plant=stopped_in(phase, hangs))
+            state = run / "status.json"
+            status = json.loads(state.read_text()) if state.exists() else {}
+            (again,) = pair(log, words(run, **probes), ranks=1)
+            same = again.code == 0 and remains(run) == found["whole"]
+            found[f"{phase}, {'hangs' if hangs else 'goes on'}"] = [asdict(end), status, asdict(again), same]
+    return found
+
+
 def worlds(folder: Path) -> dict[str, Any]:
     """Train with one rank, and with one, then two, then one; return losses of both."""
     alone = folder / "alone"
     codes = [end.code for end in pair(folder / "alone-logs", words(alone), ranks=1)]
-    mixed = folder / "mixed"
+    mixed, said = folder / "mixed", []
     for ranks, stop in ((1, 2), (2, 4), (1, 6)):
         ends = pair(folder / f"mixed-{stop}", words(mixed, stop_after_steps=stop), ranks=ranks)
         codes += [end.code for end in ends]
+        said.append(ends[0].said)
     rows = {run.name: [row["loss"] for row in read_rows(run) if "loss" in row] for run in (alone, mixed)}
-    return {"codes": codes, "losses": rows, "steps": [checkpoints(run)[0][0] for run in (alone, mixed)]}
+    return {"codes": codes, "losses": rows, "steps": [checkpoints(run)[0][0] for run in (alone, mixed)], "said": said}
 
 
 def command(folder: Path) -> list[dict[str, Any]]:
@@ -193,7 +257,12 @@ def command(folder: Path) -> list[dict[str, Any]]:
     return [asdict(end) for end in pair(folder, sys.argv[3:])]
 
 
-SCENARIOS: dict[str, Callable[[Path], Any]] = {"interrupted": interrupted, "worlds": worlds, "command": command}
+SCENARIOS: dict[str, Callable[[Path], Any]] = {
+    "interrupted": interrupted,
+    "stops": stops,
+    "worlds": worlds,
+    "command": command,
+}
 
 
 if __name__ == "__main__":

@@ -147,10 +147,10 @@ BUGS = (
     Bug(
         "drop path is not drawn by the step",
         "mae_lite.engine.loop",
-        '            torch.manual_seed(draws.key(job.recipe.seed, "drop path", step, fabric.global_rank, micro) >> 1)',
-        "            pass",
+        '        torch.manual_seed(draws.key(job.recipe.seed, "drop path", step, *part) >> 1)',
+        "        pass",
     ),
-    Bug("NaN is taken", "mae_lite.engine.loop", "    if not torch.isfinite(norm + loss):", "    if False:"),
+    Bug("NaN is taken", "mae_lite.engine.loop", "    if not torch.isfinite(norm.square() + loss):", "    if False:"),
     Bug(
         "saves may fail for ever",
         "mae_lite.engine.loop",
@@ -169,8 +169,13 @@ BUGS = (
         "return generator(draw_key).permutation(count)",
         "return np.random.permutation(count)",
     ),
-    Bug("no checkpoint is looked for", "mae_lite.training", "found = checkpoint.newest(folder)", "found = None"),
-    Bug("rows stay behind", "mae_lite.training", "        record.cut(progress.step)\n", "        pass\n"),
+    Bug(
+        "no checkpoint is looked for",
+        "mae_lite.training",
+        "found = state or checkpoint.newest(folder)",
+        "found = state",
+    ),
+    Bug("rows stay behind", "mae_lite.training", "    record.cut(progress.step)\n", "    pass\n"),
     Bug("a row too many is cut", "mae_lite.rundir", 'if 0 < step >= row["step"]]', 'if 0 < step > row["step"]]'),
     Bug(
         "a torn row ends the run",
@@ -180,6 +185,6 @@ BUGS = (
         """        except ValueError:
             raise""",
     ),
-    Bug("another run is continued", "mae_lite.rundir", "        if differences:\n", "        if False:\n"),
+    Bug("another run is continued", "mae_lite.resuming", "    if not refused:\n", "    if True:\n"),
 )
 """Mistakes of the kind that make a run lose work, or go on as another one, without a word."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import pickle
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,9 @@ from mae_lite.config import Augmentation
 from mae_lite.data.bad_files import BadFiles
 from mae_lite.data.loader import Batch, Plan, evaluation_loader, to_device, training_loader, watched
 from mae_lite.data.opening import open_source
+from mae_lite.data.pixels import Picture
 from mae_lite.data.sources import Source, subset
-from mae_lite.data.transforms import DRAWS, EvalTransform, TrainTransform
+from mae_lite.data.transforms import DRAWS, EvalTransform, Pixels, TrainTransform
 from mae_lite.errors import ConfigError, DataError, DiskError
 from tests import toy
 from tests.test_data_folder import plant
@@ -221,8 +226,59 @@ class Deadly(EvalTransform):
 
 def test_a_dead_worker_is_an_error_not_a_hang(digits: Source) -> None:
     loader = evaluation_loader(digits, Deadly(AUGMENTATION, 8, 1), batch_size=4, channels=1, workers=1)
-    with pytest.raises(DiskError, match=r"(?s)process that reads images died.*Fix: "):
+    found = r"(?s)process that reads images died.*worker 0 was killed by SIGKILL, at 'digit.*Fix: "
+    with pytest.raises(DiskError, match=found):
         next(iter(loader))
+
+
+class Harmed(EvalTransform):
+    """Harms the process that makes picture 5 of its share, as long as the file is there, which it removes if told."""
+
+    def __init__(self, flag: Path, harm: Callable[[], None], once: bool) -> None:
+        super().__init__(AUGMENTATION, 8, 1)
+        self.flag, self.harm, self.once, self.made = flag, harm, once, 0
+
+    def __call__(self, picture: Picture, out: Pixels | None = None) -> Pixels:
+        self.made += 1
+        if self.made == 5 and self.flag.exists():
+            if self.once:
+                self.flag.unlink()
+            self.harm()
+        return super().__call__(picture, out)
+
+
+HARMS: dict[str, tuple[Callable[[], None], str]] = {
+    "hangs": (lambda: time.sleep(1000), "hangs"),
+    "exits": (lambda: os._exit(9), "ended with exit code 9"),
+}
+
+
+@pytest.mark.parametrize("name", HARMS)
+@pytest.mark.parametrize("once", [True, False])
+def test_a_lost_worker_is_replaced_once_and_then_named(
+    digits: Source, tmp_path: Path, name: str, once: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    harm, said = HARMS[name]
+    flag = tmp_path / "flag"
+    flag.touch()
+    few = subset(digits, np.arange(30))
+    loader = evaluation_loader(few, Harmed(flag, harm, once), batch_size=3, channels=1, workers=2)
+    loader.patience_s = 2.0
+    before = {process.pid for process in multiprocessing.active_children()}
+    if once:
+        expected = list(evaluation_loader(few, EvalTransform(AUGMENTATION, 8, 1), batch_size=3, channels=1))
+        found = list(loader)
+        assert len(found) == len(expected) == 10
+        for ours, theirs in zip(found, expected, strict=True):
+            assert torch.equal(ours.images, theirs.images) and torch.equal(ours.ids, theirs.ids)
+    else:
+        with pytest.raises(DiskError, match=rf"(?s)did again.*worker [01] {said}, at '.*Fix: "):
+            list(loader)
+    assert sum("are started again" in line and said in line for line in caplog.messages) == 1
+    for process in multiprocessing.active_children():
+        if process.pid not in before:
+            process.join(timeout=10)  # killed, and perhaps not gone yet
+            assert process.exitcode is not None
 
 
 SCRIPT = """

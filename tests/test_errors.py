@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import zipfile
@@ -753,6 +754,42 @@ def test_a_launch_that_says_nonsense(name: str, value: str, monkeypatch: pytest.
     code = pretrain()
     message = assert_contract(capsys.readouterr().err, code, CONFIG, mentions=[name, repr(value)])
     assert "torchrun" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "set_here"),
+    [
+        ("RANK", "2", {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}),
+        ("LOCAL_RANK", "x", {"WORLD_SIZE": "2"}),
+        ("MASTER_PORT", "70000", {}),
+        ("LOCAL_WORLD_SIZE", "", {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}),
+        ("MASTER_ADDR", None, {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}),
+    ],
+)
+def test_a_launch_that_is_half_set_or_contradicts_itself(
+    name: str, given: str | None, set_here: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    for variable, value in set_here.items():
+        monkeypatch.setenv(variable, value)
+    if given is None:
+        monkeypatch.delenv(name, raising=False)
+    else:
+        monkeypatch.setenv(name, given)
+    code = pretrain()
+    assert "torchrun" in assert_contract(capsys.readouterr().err, code, CONFIG, mentions=[f"environment's {name}"])
+
+
+def test_a_port_in_use_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": port}
+        for variable, value in {**launched, "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "x"}.items():
+            monkeypatch.setenv(variable, value)
+        code = pretrain()
+    message = assert_contract(capsys.readouterr().err, code, CONFIG, mentions=["MASTER_PORT", port])
+    assert "--master-port" in message
 
 
 def test_a_folder_name_gives_no_orders_to_a_terminal(capsys: Captured) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +25,7 @@ from tests.test_training import SGD, losses, tensors
 
 KINDS = {kind.model_fields["kind"].default for kind in get_args(get_args(config.Method)[0])}
 STEPS = 20
+ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = {
     "mae": "cifar10-mae-tiny",
     "distilled_mae": "cifar10-d-mae-tiny",
@@ -121,16 +122,15 @@ def test_two_processes_make_the_same_twenty_steps(kind: str, tmp_path: Path) -> 
     teacher = toy.teacher_of(recipe, tmp_path)
     training.run(recipe, toy.runtime(tmp_path / "one", **teacher))
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    words += ["-m", "mae_lite", "pretrain", str(tmp_path / "recipe.json"), "--data", "digits"]
+    words = [str(ROOT / "tests" / "pairs.py"), str(tmp_path / "logs"), "command"]
+    words += ["pretrain", str(tmp_path / "recipe.json"), "--data", "digits"]
     words += ["--out", str(tmp_path / "two"), "--workers", "0", "--log-every-steps", "2", "--save-every-steps", "2"]
     words += ["--tensorboard", "false", "--accelerator", "cpu", *(w for k, v in teacher.items() for w in (f"--{k}", v))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=300, env=environment)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
+    ended = json.loads(done.stdout.splitlines()[-1])
+    assert [end["code"] for end in ended] == [0, 0], ended
     one, two = tmp_path / "one", tmp_path / "two"
     assert len(losses(one)) == STEPS / 2
     assert losses(two) == pytest.approx(losses(one), rel=1e-4)

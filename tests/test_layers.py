@@ -39,7 +39,7 @@ LAYERS = (
     (("evaluation",),),
     (
         ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
-        ("loading", "probing", "frozen", "exporting", "memory"),
+        ("loading", "probing", "frozen", "exporting", "memory", "ending"),
         ("training",),
         ("timing", "replaying"),
     ),

@@ -5,15 +5,13 @@ Workers, ranks, micro-batches and the step at which a run starts change who does
 
 from __future__ import annotations
 
-import atexit
-import weakref
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol, overload
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, overload
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from mae_lite import draws
 from mae_lite.config import Reading
@@ -25,8 +23,8 @@ from mae_lite.data.plan import Indices, Key, Plan
 from mae_lite.data.raster import Raster, Reduction
 from mae_lite.data.sources import Source
 from mae_lite.data.transforms import DRAWS, Pixels, TrainTransform, Uniforms, key_of_view
-from mae_lite.data.workers import start_worker
-from mae_lite.errors import ConfigError, DataError, DiskError, MaeLiteError
+from mae_lite.data.workers import Loader, Samples, Slots
+from mae_lite.errors import ConfigError, DataError, MaeLiteError
 
 __all__ = ["Batch", "Loader", "Plan", "evaluation_loader", "to_device", "training_loader", "watched"]
 
@@ -50,12 +48,19 @@ class _Keys:
     start: int
     stop: int
     source: Source
+    done: int = 0
+    """How many keys to leave out."""
 
     def __iter__(self) -> Iterator[Key]:
-        return self.plan.announced_keys(self.start, self.stop, self.source.expect)
+        updates, rest = divmod(self.done, self.plan.micro_batches)
+        keys = self.plan.announced_keys(self.start + updates, self.stop, self.source.expect)
+        return itertools.islice(keys, rest, None)
 
     def __len__(self) -> int:
-        return max(self.stop - self.start, 0) * self.plan.micro_batches
+        return max(self.stop - self.start, 0) * self.plan.micro_batches - self.done
+
+    def __getitem__(self, rest: slice) -> _Keys:
+        return replace(self, done=self.done + rest.start)
 
 
 def of_views(seed: int, epoch: int, indices: Indices, views: int) -> Uniforms:
@@ -64,7 +69,7 @@ def of_views(seed: int, epoch: int, indices: Indices, views: int) -> Uniforms:
     return np.stack([draws.uniform(key, indices, DRAWS) for key in keys], axis=1)
 
 
-class _Samples(Dataset["Batch | MaeLiteError"]):
+class _Samples(Samples):
     """Whole batches by key. An error is returned instead of raised, for PyTorch would rebuild it from text alone."""
 
     def __init__(
@@ -72,6 +77,7 @@ class _Samples(Dataset["Batch | MaeLiteError"]):
     ) -> None:
         self.source, self.reading, self.channels = source, reading, channels
         self.transform, self.seed = transform, seed
+        self.slots = Slots(0)
 
     def __getitem__(self, key: Key) -> Batch | MaeLiteError:
         epoch, indices = key
@@ -82,6 +88,8 @@ class _Samples(Dataset["Batch | MaeLiteError"]):
             return self._plain(self.transform, indices, bad)
         except MaeLiteError as error:
             return error
+        finally:
+            self.slots.reading("")
 
     def _plain(self, transform: Plain, indices: Indices, bad: list[BadFile]) -> Batch:
         """Return the images that can be read."""
@@ -146,75 +154,17 @@ class _Samples(Dataset["Batch | MaeLiteError"]):
 
     def _picture(self, index: int, bad: list[BadFile], reduction: Reduction | None = None) -> Picture | Raster | None:
         name = f"{self.source.name} image {index}"
+        self.slots.reading(name)
         try:
             example = self.source.example(index)
             name = example.name
+            self.slots.reading(name)
             if reduction is not None:
                 return images.decode_raster(example, self.channels, self.reading, reduction)
             return images.decode(example, self.channels, self.reading)
         except DataError as error:
             bad.append(bad_file(index, name, error))
             return None
-
-
-class Loader:
-    """Batches in order; each pass starts the workers anew."""
-
-    def __init__(self, samples: _Samples, keys: Iterable[Key], workers: int, pin_memory: bool) -> None:
-        """Prepare; workers start with the first batch."""
-        settings: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": start_worker} if workers else {}
-        self._loader: DataLoader[Batch | MaeLiteError] = DataLoader(
-            samples,
-            sampler=keys,  # each key is asked of the data set as it is
-            batch_size=None,  # each key is a whole batch already
-            collate_fn=_unchanged,
-            num_workers=workers,
-            pin_memory=pin_memory,
-            generator=torch.Generator(),  # or it would draw a seed from the global generator
-            **settings,
-        )
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return len(self._loader)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches.
-
-        Raises:
-            DataError: when no image that can be read was found to replace a bad one; the same as in the worker.
-            DiskError: when a worker process died, or a shard can no longer be fetched.
-        """
-        batches = _checked(iter(self._loader))
-        # A pass still open when the program ends must let go of its workers before PyTorch waits for them.
-        atexit.register(_close, weakref.ref(batches))
-        return batches
-
-
-def _checked(batches: Iterator[Batch | MaeLiteError]) -> Generator[Batch, None, None]:
-    try:
-        for item in batches:
-            if isinstance(item, MaeLiteError):
-                raise item
-            yield item
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):  # anything else is a bug in what a worker ran
-            raise
-        raise DiskError(
-            "a process that reads images died",
-            found=str(error).splitlines()[0],
-            expected="enough memory, and enough shared memory (/dev/shm)",
-            fix="use fewer of them with --workers 2, or none with --workers 0 to see the cause",
-        ) from error
-    finally:
-        # Not left to garbage collection: a traceback may keep the iterator, and Python at exit waits for workers.
-        if (stop := getattr(batches, "_shutdown_workers", None)) is not None:
-            stop()
-
-
-def _close(batches: weakref.ref[Generator[Batch, None, None]]) -> None:
-    if (alive := batches()) is not None:
-        alive.close()
 
 
 def training_loader(
@@ -292,7 +242,3 @@ def watched(batches: Iterable[Batch], bad_files: BadFiles) -> Iterator[Batch]:
         bad_files.add(batch.bad)
         if len(batch.ids):
             yield batch
-
-
-def _unchanged(item: Any) -> Any:
-    return item

@@ -52,15 +52,6 @@ def refuse(step: int, loss: Tensor, norm: Tensor) -> NotFinite:
     return error
 
 
-def any_rank(broken: Tensor) -> bool:
-    """Return whether ``broken`` [] bool holds on any rank: all stop together."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        flag = broken.int()
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag)
-    return bool(broken)
-
-
 def check_state(job: Job, progress: Progress) -> None:
     """Refuse to save a state that is not finite, on all ranks; raises NotFinite, which blames the last update."""
     found = job.fabric.broadcast(first_not_finite(job.method.state_dict()) if job.fabric.is_global_zero else None)

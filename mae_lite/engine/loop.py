@@ -24,10 +24,10 @@ from mae_lite.data.plan import Plan
 from mae_lite.display import Show
 from mae_lite.engine import checkpoint
 from mae_lite.engine.checkpoint import Progress
-from mae_lite.engine.failure import Seen, any_rank, check_state, kept, refuse
+from mae_lite.engine.failure import Seen, check_state, kept, refuse
 from mae_lite.engine.meter import Meter, Waited
 from mae_lite.engine.optim import LearningRate, WeightDecay, set_learning_rate, set_weight_decay
-from mae_lite.engine.ranks import on_rank_zero
+from mae_lite.engine.ranks import averaged, on_rank_zero
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import DiskError, NotFinite
 from mae_lite.methods.base import Method, StepOutput
@@ -36,6 +36,8 @@ _log = logging.getLogger(__name__)
 _SAVES_MAY_FAIL = 3
 _SAVE_SECONDS = 60.0
 _SAVE_SHARE = 0.02
+_SAVE_PATIENCE_S = 120.0
+"""What a checkpoint may take after a signal: a slow disk must not cost the updates since the last one."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,12 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     job.wrapped.train()
     if progress.step == 0:
         _run_probes(job, progress)
+    if _agree(fabric, job.signals.requested is not None, False)[0]:  # before the first update: nothing to save
+        return "stopped"
     while progress.step < last:
         step = progress.step
         norm = _norm_of_update(job, progress, meter, batches)
+        job.signals.moved()
         better = _run_probes(job, progress)
         row = None
         if norm is not None and _due(progress.step, job.runtime.log_every_steps, end):
@@ -110,7 +115,8 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
         stop, save = _agree(fabric, job.signals.requested is not None, saver.due() or better)
         if stop or save or progress.step == last:
             meter.store()
-            saver.save(final=stop or progress.step == last)
+            with job.signals.patient(_SAVE_PATIENCE_S):
+                saver.save(final=stop or progress.step == last)
         if stop:
             return "stopped"
     return "finished" if progress.step >= end else "paused"
@@ -156,7 +162,7 @@ def update(
     job.method.before_step(epoch)
     numbers = _backward(job, step, batches, [] if seen is None else seen)
     job.method.after_backward(epoch)
-    norm = _gradient_norm(job, step, numbers["loss"])
+    norm = _gradient_norm(job, step, averaged(job.fabric, numbers["loss"]))
     job.optimizer.step()
     job.optimizer.zero_grad(set_to_none=True)
     job.method.after_step(step + 1, job.rate.total_steps)
@@ -205,7 +211,8 @@ def _gradient_norm(job: Job, step: int, loss: Tensor) -> Tensor:
     parameters = [parameter for parameter in job.method.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
     # The optimiser keeps squares; one that overflowed would hold its weights still for ever, without a word.
-    if any_rank(~torch.isfinite(norm.square() + loss)):
+    # Gradients and loss are averaged over the ranks, so one rank's NaN is every rank's and all of them stop here.
+    if not torch.isfinite(norm.square() + loss):
         raise refuse(step, loss, norm)
     if job.recipe.clip_grad_norm is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, job.recipe.clip_grad_norm, norm, foreach=True)
@@ -225,8 +232,11 @@ def _run_probes(job: Job, progress: Progress) -> bool:
         return False
     model = job.ema.module if job.ema is not None else job.method
     model.eval()
+    job.signals.moved(expected=False)
+    alive = model.encoder.register_forward_hook(lambda *_: job.signals.moved(expected=False))
     with torch.no_grad():
         numbers = {name: value for probe in due for name, value in probe.measure(step, model.encoder).items()}
+    alive.remove()
     job.wrapped.train()
     progress.measured |= numbers
     accuracy = numbers.get("val_top1")

@@ -12,13 +12,17 @@ from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
 
 from mae_lite import launch
 from mae_lite.config import Recipe, Runtime
-from mae_lite.errors import ConfigError, MaeLiteError
+from mae_lite.errors import ConfigError, MaeLiteError, shortly
 from mae_lite.rundir import resident_peak_mb
 
 T = TypeVar("T")
+_TIMEOUT = timedelta(minutes=30)
+"""For a deadlock, and what one rank does while others wait; that a rank has gone shows sooner (``engine.peers``)."""
 
 
 def start_fabric(recipe: Recipe, runtime: Runtime) -> Fabric:
@@ -37,6 +41,7 @@ def start_fabric(recipe: Recipe, runtime: Runtime) -> Fabric:
     if cuda and runtime.devices > torch.cuda.device_count():
         found = f"{runtime.devices}, but PyTorch sees {torch.cuda.device_count()} GPUs"
         raise ConfigError("devices", found=found, fix=f"--devices {torch.cuda.device_count()}")
+    launch.check()
     devices, nodes = runtime.devices, 1
     if "LOCAL_WORLD_SIZE" in os.environ:  # started by torchrun
         devices = launch.number("LOCAL_WORLD_SIZE", 1, least=1)
@@ -45,14 +50,48 @@ def start_fabric(recipe: Recipe, runtime: Runtime) -> Fabric:
         accelerator="cuda" if cuda else "cpu" if runtime.accelerator == "auto" else runtime.accelerator,
         devices=devices,
         num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
+        strategy=DDPStrategy(timeout=_TIMEOUT) if devices * nodes > 1 else "auto",
         precision="bf16-mixed" if cuda and recipe.precision == "bf16" else "32-true",
     )
-    fabric.launch()
+    _launch(fabric)
     atexit.register(_disconnect)
     if cuda:
         torch.cuda.reset_peak_memory_stats(fabric.device)
     return fabric
+
+
+def _launch(fabric: Fabric) -> None:
+    port = os.environ.get("MASTER_PORT", "")
+    try:
+        fabric.launch()
+    except ValueError as error:  # what a launcher says and --devices contradict each other
+        fix = "srun with --ntasks-per-node equal to --devices, or torchrun --nproc-per-node N -m mae_lite ..."
+        raise ConfigError(
+            "devices", found=shortly(error), expected="as many as processes were started", fix=fix
+        ) from error
+    except torch.distributed.DistError as error:
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error):
+            raise ConfigError(
+                "the environment's MASTER_PORT",
+                found=f"{port}, on which another program listens already",
+                expected="a free port",
+                fix="torchrun --master-port PORT with another one, or torchrun --standalone, which finds one",
+            ) from error
+        raise ConfigError(
+            "the environment's WORLD_SIZE",
+            found=f"{launch.number('WORLD_SIZE', 1)} processes that did not meet: {shortly(error)}",
+            expected="as many processes as it says, which reach MASTER_ADDR and MASTER_PORT",
+            fix="torchrun --nproc-per-node N -m mae_lite ..., on each machine with the same --rdzv-endpoint",
+        ) from error
+
+
+def averaged(fabric: Fabric, value: Tensor) -> Tensor:
+    """Return the mean of a scalar over the ranks, on its device: what is not finite on one is not finite on any."""
+    if fabric.world_size == 1:
+        return value
+    total = value.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / fabric.world_size
 
 
 def _disconnect() -> None:

@@ -1,0 +1,52 @@
+"""How a stage ends that does not finish: what its folder says then, and how it goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mae_lite import launch, left_out, rundir
+from mae_lite.engine import checkpoint
+from mae_lite.errors import CheckpointError, DiskError, NotFinite, Stopped
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def recorded(record: rundir.RunDir | None) -> Iterator[None]:
+    """Leave the reason of a failure in ``status.json``, and give the folder back."""
+    try:
+        yield
+    except BaseException as error:
+        if record is not None:
+            note(record, error)
+        raise
+    finally:
+        if record is not None:
+            record.close()
+
+
+def note(record: rundir.RunDir, error: BaseException) -> None:
+    """Write in ``status.json`` that the run ended with ``error``."""
+    with suppress(DiskError):  # a full disk must not hide the error itself
+        kind = type(error).__name__
+        state = "stopped" if isinstance(error, Stopped) else "failed"
+        record.status(state, message=str(error) or kind, error=kind)
+
+
+def remaining(folder: Path) -> str:
+    """Say what is left of a run that failed, and how it goes on."""
+    try:
+        kept = checkpoint.newest(folder)
+    except CheckpointError as error:
+        return str(error.fix)
+    left = "no checkpoint was saved yet" if kept is None else f"the checkpoint of step {kept[0]} is whole"
+    return f"{left}, and the run goes on with: {launch.command()}"
+
+
+def leave_out(folder: Path, failure: NotFinite) -> None:
+    """Add the update that failed to those that the run leaves out."""
+    left_out.add(folder, failure.blamed, failure)
+    _log.warning("%s; going back to the newest checkpoint, update %d is left out", failure.what, failure.blamed)
