@@ -15,7 +15,7 @@ from mae_lite.cards import words
 from mae_lite.cards.words import short
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
+_MARKUP = re.compile(r"([\\`*_\[\]<>#!|~&$])")
 _LIBRARIES = (("huggingface", "transformers"), ("timm", "timm"), ("timm-half", "timm"), ("onnx", "onnx"))
 _OPENED = {
     "timm": 'timm.create_model("local-dir:timm", pretrained=True)',

@@ -150,7 +150,7 @@ def _quality(record: Mapping[str, Any], data: str) -> dict[str, Any]:
         Figure(
             "calibration",
             f"Can its probabilities be believed? Expected calibration error {100 * sure['ece']:.1f} percentage points, "
-            f"over 15 bins; the mean confidence, {words.percent(sure['mean_confidence'])}, is {more} than the accuracy.",
+            f"over 15 bins; mean confidence {words.percent(sure['mean_confidence'])}, {more} than the accuracy.",
             figures.reliability(sure["bins"]),
         )
     ]
