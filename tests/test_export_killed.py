@@ -16,7 +16,7 @@ import pytest
 from mae_lite import cli, files
 
 MODEL = "pretrained:digits-mae-finetuned"
-WORDS = ("export", MODEL, "--images", "digits", "--to", "timm", "--out", "out")
+WORDS = ("export", MODEL, "--images", "digits", "--to", "timm", "--out", "out", "--card", "false")
 SCRATCH = f"{files.TEMPORARY}scratch-out"
 
 
