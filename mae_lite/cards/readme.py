@@ -137,7 +137,7 @@ def form_row(form: Mapping[str, Any]) -> list[str]:
         "reference" if own else words.points(form["drop"], form["drop_interval"]) if known else "not measured",
         words.milliseconds(one["p50_ms"]),
         words.milliseconds(one["p95_ms"]),
-        f"{best['images_per_second']:,.0f} images/s (batch {best['batch']})",
+        f"{words.rate(best['images_per_second'])} images/s (batch {best['batch']})",
         "not measured" if peak is None else f"{peak:,.0f} MB",
     ]
 

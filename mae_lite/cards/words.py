@@ -70,6 +70,11 @@ def milliseconds(value: float) -> str:
     return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:,.0f} ms"
 
 
+def rate(value: float) -> str:
+    """Return images per second, slow ones with two digits that count."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def images(record: Mapping[str, Any], data: str) -> str:
     """Return what was measured on, to stand behind "of"."""
     about = record["measured_on"]

@@ -106,7 +106,10 @@ def _latency(record: Mapping[str, Any]) -> Grid:
     counts = [one["threads"] for one in record["forms"][0]["latency"]]
     header = ["form", *(f"{count} thread{'' if count == 1 else 's'}" for count in counts)]
     rows = [
-        [form["form"], *(f"{one['p50_ms']:.3f} / {one['p95_ms']:.3f} ms" for one in form["latency"])]
+        [
+            form["form"],
+            *(f"{words.milliseconds(one['p50_ms'])} / {words.milliseconds(one['p95_ms'])}" for one in form["latency"]),
+        ]
         for form in record["forms"]
     ]
     return Grid("latency", "Time for one image on the CPU, p50 / p95, by threads.", header, rows)
@@ -116,7 +119,7 @@ def _throughput(record: Mapping[str, Any]) -> Grid:
     sizes = sorted({one["batch"] for form in record["forms"] for one in form["throughput"]["batches"]})
     rows = []
     for form in record["forms"]:
-        rates = {one["batch"]: f"{one['images_per_second']:,.0f}" for one in form["throughput"]["batches"]}
+        rates = {one["batch"]: words.rate(one["images_per_second"]) for one in form["throughput"]["batches"]}
         rows.append([form["form"], *(rates.get(size, "-") for size in sizes)])
     threads = record["forms"][0]["throughput"]["threads"]
     caption = f"Images per second on the CPU, {threads} thread{'' if threads == 1 else 's'}, by size of the batch."
@@ -129,8 +132,10 @@ def _gpu(record: Mapping[str, Any]) -> list[Grid]:
     rows = []
     for one in record["gpu"]["precisions"]:
         best = max(one["batches"], key=lambda each: each["images_per_second"])
-        rate = f"{best['images_per_second']:,.0f} images/s (batch {best['batch']})"
-        rows.append([one["numbers"], f"{one['p50_ms']:.3f} / {one['p95_ms']:.3f} ms", rate])
+        rate = f"{words.rate(best['images_per_second'])} images/s (batch {best['batch']})"
+        rows.append(
+            [one["numbers"], f"{words.milliseconds(one['p50_ms'])} / {words.milliseconds(one['p95_ms'])}", rate]
+        )
     header = ["numbers", "one image: p50 / p95", "best throughput"]
     return [Grid("gpu", f"The model in PyTorch on {record['gpu']['name']}.", header, rows)]
 
