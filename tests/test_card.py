@@ -107,6 +107,23 @@ def test_intervals() -> None:
     assert (high - low) / 2 == pytest.approx(1.96 * (15 - 36 / 102) ** 0.5 / 102, abs=1e-4)
 
 
+def test_calibration_error_of_too_sure_and_too_modest_bins() -> None:
+    random = np.random.default_rng(1)
+    sure = np.concatenate([random.uniform(0.1, 1.0, 500), [1 / 15, 2 / 15, 1.0]])
+    right = random.uniform(size=503) < 0.55  # modest below, too sure above
+    wanted, signs = 0.0, set()
+    for number in range(15):
+        inside = [place for place in range(503) if number / 15 < sure[place] <= (number + 1) / 15]
+        if inside:
+            gap = sum(float(right[place]) - sure[place] for place in inside) / len(inside)
+            signs.add(gap > 0)
+            wanted += abs(gap) * len(inside) / 503
+    found = estimates.calibration(sure, right)
+    assert signs == {True, False} and found["ece"] == pytest.approx(wanted, abs=1e-12)
+    assert sum(one["images"] for one in found["bins"]) == 503
+    assert found["mean_confidence"] == pytest.approx(sure.mean())
+
+
 def test_forms_share_one_card_with_their_export(capsys: Captured) -> None:
     words = ["--images", "digits", "--to", "timm", "timm-half", "--out", "out", *QUICK]
     assert cli.main(["export", MODEL, *words]) == 0, capsys.readouterr().err
