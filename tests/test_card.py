@@ -121,6 +121,7 @@ def test_calibration_error_of_too_sure_and_too_modest_bins() -> None:
     found = estimates.calibration(sure, right)
     assert signs == {True, False} and found["ece"] == pytest.approx(wanted, abs=1e-12)
     assert sum(one["images"] for one in found["bins"]) == 503
+    assert (found["bins"][0]["images"], found["bins"][0]["high"]) == (1, 1 / 15)  # the upper border belongs to a bin
     assert found["mean_confidence"] == pytest.approx(sure.mean())
 
 
