@@ -24,6 +24,7 @@ from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, in_line
 from mae_lite.launch import first_rank
 from mae_lite.model_commands import (
     analyze,
+    card,
     convert,
     embed,
     evaluate,
@@ -211,6 +212,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "predict": predict,
     "convert": convert,
     "export": export,
+    "card": card,
     "analyze": analyze,
     "probe": probe,
     "embed": embed,

@@ -27,6 +27,8 @@ _INK = "#262626"
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X")
 _LONG_NAME = 32
 """Letters from which on two names have no room side by side."""
+_COUNTED, _NAMED = 12, 30
+"""Classes up to which a confusion matrix has room for counts and for names."""
 
 Series = tuple[Sequence[float], Sequence[float]]
 
@@ -173,6 +175,60 @@ def heatmap(values: Sequence[Sequence[float | None]], x_label: str, y_label: str
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     figure.colorbar(mesh, ax=axes, label=what).outline.set_visible(False)
+    return _svg(figure)
+
+
+def reliability(bins: Sequence[Mapping[str, float]]) -> str:
+    """Draw accuracy against confidence and return SVG text.
+
+    Args:
+        bins: each with its borders ``low`` and ``high``, mean ``confidence`` and ``accuracy``, all 0 to 1.
+    """
+    axes, figure = _axes()
+    wide = [100 * (each["high"] - each["low"]) for each in bins]
+    axes.bar(
+        [100 * each["low"] for each in bins],
+        [100 * each["accuracy"] for each in bins],
+        wide,
+        align="edge",
+        color="#56B4E9",
+        edgecolor=_INK,
+        linewidth=0.6,
+        label="accuracy of a bin",
+    )
+    said, right = ([100 * each[name] for each in bins] for name in ("confidence", "accuracy"))
+    axes.plot(said, right, "o", color="#0072B2", markersize=4, label="mean confidence of the bin")
+    axes.plot([0, 100], [0, 100], "--", color=_INK, linewidth=1, label="perfectly calibrated")
+    axes.set(xlabel="confidence: probability of the best class, %", ylabel="accuracy, %", xlim=(0, 100), ylim=(0, 102))
+    _legend(axes, ["accuracy of a bin", "mean confidence of the bin", "perfectly calibrated"])
+    return _svg(figure)
+
+
+def confusion(counts: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """Draw a confusion matrix, coloured by the share of each row, and return SVG text.
+
+    Args:
+        counts: images; rows are true classes, the first at the top, columns predicted ones.
+        names: of the classes; shown where they have room.
+    """
+    axes, figure = _axes()
+    figure.set_size_inches(5.2, 4.6)
+    size = len(names)
+    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
+    edges = [place - 0.5 for place in range(size + 1)]
+    axes.pcolormesh(edges, edges, shares, vmin=0, vmax=1, cmap="Blues", edgecolors="face", linewidth=0.1)
+    if size <= _COUNTED:
+        for row, column in ((row, column) for row in range(size) for column in range(size) if counts[row][column]):
+            colour = "#FFFFFF" if shares[row][column] > 0.5 else "#111111"  # the cells stay light in a dark page
+            axes.text(column, row, str(counts[row][column]), ha="center", va="center", color=colour, fontsize=8)
+    if size <= _NAMED:
+        short = [_shown(name if len(name) <= 12 else f"{name[:11]}…") for name in names]
+        axes.set_xticks(range(size), short, rotation=90 if max(map(len, short)) > 3 else 0, fontsize=8.5)
+        axes.set_yticks(range(size), short, fontsize=8.5)
+    axes.set(xlabel="predicted class", ylabel="true class", aspect="equal")
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
     return _svg(figure)
 
 

@@ -1,8 +1,8 @@
 """The only module that writes, renames or deletes files.
 
-Everything durable goes through :data:`disk`, a handful of primitive operations, so that a test can fail,
-tear or kill at any one of them. A file appears whole or not at all: temporary file, fsync, rename,
-fsync of the folder. A folder appears whole too, with a SHA-256 manifest written last.
+Everything durable goes through :data:`disk`, a handful of primitive operations, so that a test can fail, tear or kill
+at any one of them. A file appears whole or not at all: temporary file, fsync, rename, fsync of the folder. A folder
+appears whole too, with a SHA-256 manifest written last.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mae_lite.addresses import hidden_in
-from mae_lite.errors import CheckpointError, DiskError
-from mae_lite.errors import explained as explained
+from mae_lite.errors import CheckpointError, DiskError, explained
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"

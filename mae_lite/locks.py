@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mae_lite import files
+from mae_lite.errors import explained
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def turn(path: Path, *, wait: bool = True) -> Iterator[bool]:
         DiskError: when the file cannot be made.
     """
     files.make_folder(path.parent)
-    with files.explained(path, "open the lock"):
+    with explained(path, "open the lock"):
         handle = path.open("ab")
     with handle:
         try:

@@ -24,7 +24,7 @@ from mae_lite.cli_options import (
 from mae_lite.cli_words import flags_of, options_from, positional, run_folders, several
 from mae_lite.compare_options import StudyOptions, TransferOptions
 from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, MaeLiteError, in_line
-from mae_lite.export_options import ExportOptions
+from mae_lite.export_options import CardOptions, ExportOptions
 from mae_lite.terminal import say
 
 
@@ -107,9 +107,31 @@ def export(words: Sequence[str]) -> int:
     source, rest = positional(words, "the finished run", usage, "mae-lite export runs/NAME --to onnx", ExportOptions)
     options = options_from(flags_of(rest), ExportOptions, "mae-lite export RUN", {})
     from mae_lite.exporting import export as exporting
+    from mae_lite.report import card as writing
 
-    record = exporting.exported(source, None if options.out is None else Path(options.out), options)
+    out = None if options.out is None else Path(options.out)
+    beside = {"beside": writing.beside(options)} if options.card else {}
+    record = exporting.exported(source, out, options, **beside)
     say(json.dumps(record, indent=2) if options.json_output else exporting.as_text(record))
+    return 0
+
+
+def card(words: Sequence[str]) -> int:
+    """Say what a model is worth on this machine, as a page and a README: mae-lite card RUN|EXPORT."""
+    usage = "mae-lite card RUN|EXPORT [--images DATA] [--split test] [--licence apache-2.0] [--FIELD VALUE ...]"
+    source, rest = positional(words, "the run or export", usage, "mae-lite card runs/NAME", CardOptions)
+    options = options_from(flags_of(rest), CardOptions, "mae-lite card RUN|EXPORT", {})
+    from mae_lite.cards import card as measuring
+    from mae_lite.cards.words import headline, short
+    from mae_lite.report import card as writing
+
+    found, place = measuring.opened(source, options)
+    place = place if options.out is None else Path(options.out)
+    measuring.check(place)
+    record, pngs = measuring.measured(found, options)
+    measuring.publish(place, writing.contents(record, pngs))
+    said = [*headline(record, short(record["measured_on"]["data"])), f"The page: {in_line(place / 'card.html')}"]
+    say(json.dumps(record, indent=2) if options.json_output else "\n".join(said))
     return 0
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from mae_lite import files, provenance, resuming
 from mae_lite.addresses import hidden_in
 from mae_lite.config import Recipe, Runtime
-from mae_lite.errors import CheckpointError, ConfigError, DiskError
+from mae_lite.errors import CheckpointError, ConfigError, DiskError, explained
 from mae_lite.terminal import say
 
 FORMAT = 1
@@ -81,7 +81,7 @@ def check_place(folder: Path) -> None:
     """
     if re.match(r"([A-Za-z]+:)?[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)):  # pathlib made one stroke of two
         raise ConfigError("out", found=repr(str(folder)), expected="a folder of this machine", fix="--out FOLDER")
-    with files.explained(folder, "create the folder"):
+    with explained(folder, "create the folder"):
         place = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
     what, effective = f"cannot create the folder {str(folder)!r}", os.access in os.supports_effective_ids
     if not place.is_dir():

@@ -78,7 +78,7 @@ def require(form: str) -> None:
 
 
 def export(*words: str) -> int:
-    return cli.main(["export", *words, "--compare", "40"])
+    return cli.main(["export", *words, "--compare", "40", "--card", "false"])
 
 
 def everything(folder: str = ".") -> set[str]:

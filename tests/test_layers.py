@@ -40,7 +40,7 @@ LAYERS = (
     (
         ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
         ("loading", "probing", "frozen", "exporting", "memory", "ending"),
-        ("training",),
+        ("training", "cards"),
         ("timing", "replaying"),
     ),
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
@@ -194,6 +194,7 @@ HOMES = {
         "mae_lite.models.weights": "the guarded loader",
         "mae_lite.data.images": "numpy.load of an image whose header was checked, without pickle",
         "mae_lite.exporting.torch_forms": "opens the program that it has written, as its user will",
+        "mae_lite.cards.fresh": "opens the program that was exported, as its user will",
         "mae_lite.exporting.onnx_form": "opens the network that it has written, to look into it",
         "mae_lite.exporting.int8_form": "opens what onnxruntime has written in a scratch folder",
         "mae_lite.handover": "pickle between a process and its children, as multiprocessing does",

@@ -50,6 +50,8 @@ def with_override(line: str) -> list[str]:
     assert program == "mae-lite"
     if words[0] == "analyze":
         words = [word if before != "--images" else "10" for before, word in zip(["", *words], words, strict=False)]
+    if words[0] in ("export", "card"):
+        words += ["--seconds", "0", "--memory", "false"]
     if words[0] == "layers":
         words[words.index("--global-batch-size") + 1] = "8"
         words += ["--encoder.depth", "1", "--encoder.image-size", "32", "--epochs", "1", "--warmup-epochs", "0"]
@@ -205,6 +207,8 @@ def test_commands_of_the_export_page_run(workplace: Path, capsys: pytest.Capture
     for line in lines:
         assert cli.main(with_override(line)) == 0, f"{line}\n{capsys.readouterr().err}"
     assert all(f"| `{form}` |" in EXPORT_PAGE for form in PACKAGES)
+    for folder in ("photos-fine/export", "model", "photos-fine/card"):
+        assert (workplace / "runs" / folder / "card.html").exists(), folder
     (block,) = blocks("python", EXPORT_PAGE)
     names: dict[str, Any] = {}
     exec(compile(block, "export.md", "exec"), names)  # the page is ours

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mae_lite import files as disk
-from mae_lite.errors import DataError
+from mae_lite.errors import DataError, explained
 
 VERSION = 1
 """Layout of the Arrow file; part of its name, so that a new layout converts anew."""
@@ -110,13 +110,13 @@ def convert(sources: list[Path], target: Path) -> None:
         raise DataError("the parquet data have no rows", found=str(sources[0]), fix="give data with --data PATH")
     schema = _SCHEMA.with_metadata({"mae_lite": json.dumps(facts)})
     with disk.published_file(target) as temporary:
-        with disk.explained(target, "write"):
+        with explained(target, "write"):
             writer = pa.ipc.new_file(str(temporary), schema)
         for source, file, column in zip(sources, opened, columns, strict=True):
             for batch in _batches(source, file, column):
-                with disk.explained(target, "write"):
+                with explained(target, "write"):
                     writer.write_batch(batch)
-        with disk.explained(target, "write"):
+        with explained(target, "write"):
             writer.close()
 
 

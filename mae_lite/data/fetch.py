@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from mae_lite import files
 from mae_lite.data import fetch_rules
-from mae_lite.errors import DataError, DiskError, MaeLiteError, shortly
+from mae_lite.errors import DataError, DiskError, MaeLiteError, explained, shortly
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -138,17 +137,17 @@ def _copy(remote: Remote, target: Path, stopped: Callable[[], bool]) -> None:
     if by_server:
         _check_same(remote, _state(system, remote.url))
     digest, received = hashlib.sha256(), 0
-    with files.explained(target, "write"):
+    with explained(target, "write"):
         writing = target.open("r+b" if target.exists() else "wb")  # its size may be a claim on the room, which stays
     with writing, _opened(system, remote.url) as stream:
         for data in _pieces(stream, remote.size + 1):
             if stopped():
                 raise DiskError(f"{remote.name!r} was not fetched", found="a run that ends", fix="run it again")
-            with files.explained(target, "write"):  # around this alone: a stalled server is an OSError too
+            with explained(target, "write"):  # around this alone: a stalled server is an OSError too
                 received += writing.write(data)
             if not by_server:
                 digest.update(data)
-        with files.explained(target, "write"):
+        with explained(target, "write"):
             writing.truncate(received)
     if received != remote.size:
         raise EOFError(f"{received:,} bytes{' or more' * (received > remote.size)} instead of {remote.size:,}")

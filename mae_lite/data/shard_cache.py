@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from mae_lite import files, locks
 from mae_lite.data import cache, fetch
-from mae_lite.errors import ConfigError, DiskError, MaeLiteError
+from mae_lite.errors import ConfigError, DiskError, MaeLiteError, explained
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class ShardCache:
         for _ in range(_READS):
             try:
                 # Opened for each read: a shard that is deleted while it is open keeps its room on the disk.
-                with files.explained(path, "read"), path.open("rb", buffering=0) as file:
+                with explained(path, "read"), path.open("rb", buffering=0) as file:
                     if os.fstat(file.fileno()).st_size == self._shards[shard].size:
                         return os.pread(file.fileno(), size, offset)
                 files.remove(path)  # somebody else's doing: a copy appears whole
@@ -195,7 +195,7 @@ def _claim(temporary: Path, size: int) -> None:
     while True:
         with locks.turn(_folder() / _LOCK):
             if _make_room(size):
-                with files.explained(temporary, "write"), temporary.open("wb") as file:
+                with explained(temporary, "write"), temporary.open("wb") as file:
                     file.truncate(size)  # counts as room taken from now on
                 return
         time.sleep(_WAIT_SECONDS)  # all else is being fetched or read by others, which will be done

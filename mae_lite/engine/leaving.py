@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-from mae_lite.errors import MaeLiteError, plain
+from mae_lite.errors import MaeLiteError
+from mae_lite.terminal import say
 
 LastWords = Callable[[MaeLiteError], object]
 """Writes down, where the next start and the report look for it, why a process ends."""
@@ -29,7 +29,7 @@ def leave(error: MaeLiteError, *, speak: bool, last_words: LastWords) -> NoRetur
     limit.daemon = True
     limit.start()
     if speak:
-        print(f"error: {plain(str(error))}", file=sys.stderr, flush=True)
+        say(f"error: {error}", aside=True)
     try:
         last_words(error)
     finally:

@@ -54,16 +54,34 @@ def measure(
     top5 = torch.zeros((), dtype=torch.int64, device=device)
     for host in batches:
         batch = to_device(host, device, mean, std)
-        scores = model(batch.images).float()  # [B, classes]
-        first, fifth = _hits(scores, batch.labels)
-        prediction = torch.where(first, batch.labels, _wrong_prediction(scores, batch.labels))
-        confusion.view(-1).index_add_(0, batch.labels * num_classes + prediction, torch.ones_like(prediction))
-        top5 += fifth.sum()
+        top5 += _count(confusion, model(batch.images).float(), batch.labels)
     model.train(was_training)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(confusion)
         torch.distributed.all_reduce(top5)
     return _summary(confusion.cpu(), int(top5))
+
+
+def of_scores(scores: Tensor, labels: Tensor) -> Accuracy:
+    """Return the accuracy of scores [n, classes] whose true classes are ``labels`` [n], as :func:`measure` counts.
+
+    Raises:
+        DataError: when there is no image.
+    """
+    confusion = torch.zeros(scores.shape[1], scores.shape[1], dtype=torch.int64)
+    return _summary(confusion, int(_count(confusion, scores, labels)))
+
+
+def predictions(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the class [n] that counts as what scores [n, classes] say; the label only where no other has as much."""
+    return torch.where(_hits(scores, labels)[0], labels, _wrong_prediction(scores, labels))
+
+
+def _count(confusion: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+    """Add to ``confusion`` and return how many labels are among the five highest scores."""
+    prediction = predictions(scores, labels)
+    confusion.view(-1).index_add_(0, labels * len(confusion) + prediction, torch.ones_like(prediction))
+    return _hits(scores, labels)[1].sum()
 
 
 def _hits(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

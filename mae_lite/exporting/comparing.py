@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class Comparison:
     """Images whose best class is their label; None without labels."""
     reference_hits: int | None
     """Those of the reference."""
+    right: tuple[bool, ...] | None = None
+    """Of each image whether it is one of the hits; None without labels."""
 
     @property
     def accuracy(self) -> float | None:
@@ -51,7 +53,7 @@ class _Sums:
     largest: float = 0.0
     cosine: float = 1.0
     same: int = 0
-    hits: int = 0
+    right: list[bool] = field(default_factory=list)
     reference_hits: int = 0
 
 
@@ -79,8 +81,9 @@ def compare(expected: list[Tensor], opened: Opened, pictures: Pictures) -> Compa
         relative=sums.difference / sums.largest if sums.largest else sums.difference,
         cosine=sums.cosine,
         agreement=sums.same / count if scores else None,
-        hits=sums.hits if scores and pictures.labelled else None,
+        hits=sum(sums.right) if scores and pictures.labelled else None,
         reference_hits=sums.reference_hits if scores and pictures.labelled else None,
+        right=tuple(sums.right) if scores and pictures.labelled else None,
     )
 
 
@@ -101,7 +104,7 @@ def _add(sums: _Sums, found: Tensor, wanted: Tensor, labels: Tensor, scores: boo
     sums.cosine = -_larger(-sums.cosine, -alike.min().item())
     if scores:
         sums.same += int((found.argmax(1) == wanted.argmax(1)).sum())
-        sums.hits += int((found.argmax(1) == labels).sum())
+        sums.right += (found.argmax(1) == labels).tolist()
         sums.reference_hits += int((wanted.argmax(1) == labels).sum())
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Iterator
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mae_lite import files, overrides, shipped
 from mae_lite.errors import ConfigError
 from mae_lite.exporting import machine, pictures, subject
+from mae_lite.exporting.comparing import Comparison
 from mae_lite.exporting.proving import Result, bytes_of, itself, proven
 from mae_lite.exporting.settings import PACKAGES, ExportSettings
 from mae_lite.exporting.subject import Subject
@@ -20,6 +24,22 @@ from mae_lite.exporting.work import Work
 
 FORMAT = 1
 RECORD = "export.json"
+_LOCK = "export.lock"
+Contents = dict[str, bytes]
+"""Files by their names in a folder."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Forms that lie in a folder and were found right."""
+
+    work: Work
+    folder: Path
+    """Has a folder for each form."""
+    record: dict[str, Any]
+    """What stands in ``export.json``."""
+    comparisons: Mapping[str, Comparison]
+    """Of each form with the model, and of the model itself under the name torch."""
 
 
 def export(source: str | Path, out: str | Path | None = None, **settings: Any) -> dict[str, Any]:
@@ -40,13 +60,16 @@ def export(source: str | Path, out: str | Path | None = None, **settings: Any) -
     return exported(str(source), target, overrides.build(ExportSettings, settings))
 
 
-def exported(source: str, out: Path | None, settings: ExportSettings) -> dict[str, Any]:
+def exported(
+    source: str, out: Path | None, settings: ExportSettings, beside: Callable[[Exported], Contents] = lambda _: {}
+) -> dict[str, Any]:
     """Write each form into a scratch folder, open it again, compare it, and publish all when all are right.
 
     Args:
         source: a finished run, or a folder that timm reads.
         out: the folder to write, which must not be there; None chooses.
         settings: which forms, and images.
+        beside: returns files to publish with the forms, made while these can still be opened.
 
     Returns:
         What stands in ``export.json``, and ``out``.
@@ -55,24 +78,30 @@ def exported(source: str, out: Path | None, settings: ExportSettings) -> dict[st
         ConfigError: when ``out`` exists, or a package or the images are not named or installed.
         CheckpointError: when the model cannot be used, or a form computes something else; nothing is written then.
         DataError: for images that are missing or unreadable.
-        DiskError: when ``out`` cannot be written.
+        DiskError: when ``out`` cannot be written, or another process is exporting there.
     """
-    _require_packages(settings.to)
+    require_packages(settings.to)
     model = subject.load(source)
-    target = out or _default(model)
+    target = out or default(model)
     if target.exists():
         raise ConfigError(f"{str(target)!r} exists already", fix="give another folder with --out, or remove this one")
-    with _scratch(target) as scratch:  # first, so that a folder nobody may write to is noticed now
-        work = Work(model, settings, pictures.to_compare(model, settings), scratch)
-        results = [proven(name, work) for name in settings.to]
-        rows = [_row(result, work) for result in (itself(work), *results)]
-    record = {**_record(model, settings, work), "forms": rows}
-    contents = {f"{result.form}/{name}": data for result in results for name, data in result.contents.items()}
-    files.publish_folder(target, {**contents, RECORD: (json.dumps(record, indent=2) + "\n").encode()})
+    with scratch(target) as place:  # first, so that a folder nobody may write to is noticed now
+        work = Work(model, settings, pictures.to_compare(model, settings), place)
+        results = [itself(work), *(proven(name, work) for name in settings.to)]
+        record = {**_record(model, settings, work), "forms": [_row(result, work) for result in results]}
+        contents = {f"{result.form}/{name}": data for result in results for name, data in result.contents.items()}
+        contents[RECORD] = (json.dumps(record, indent=2) + "\n").encode()
+        comparisons = {result.form: result.comparison for result in results}
+        files.publish_folder(target, {**contents, **beside(Exported(work, place, record, comparisons))})
     return {"out": str(target), **record}
 
 
-def _require_packages(forms: tuple[str, ...]) -> None:
+def require_packages(forms: tuple[str, ...]) -> None:
+    """Refuse forms whose packages are not installed.
+
+    Raises:
+        ConfigError: names them.
+    """
     for form in forms:
         missing = [name for name in PACKAGES[form] if importlib.util.find_spec(name) is None]
         if missing:
@@ -85,25 +114,37 @@ def _require_packages(forms: tuple[str, ...]) -> None:
             )
 
 
-def _default(model: Subject) -> Path:
+def default(model: Subject, name: str = "export") -> Path:
+    """Return the folder for what is made of a model, in or beside its own."""
     if model.run is not None:
-        return model.run / "export"
+        return model.run / name
     if model.source.startswith(shipped.PREFIX):  # not into the package
-        return Path(f"{model.source.removeprefix(shipped.PREFIX)}-export")
+        return Path(f"{model.source.removeprefix(shipped.PREFIX)}-{name}")
     folder = model.folder if model.folder.name not in ("", "..") else model.folder.resolve()
-    return folder.with_name(f"{folder.name}-export")
+    return folder.with_name(f"{folder.name}-{name}")
 
 
 @contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """Make a folder beside the target, on the same disk, and remove it whatever happens."""
-    folder = target.with_name(f"{files.TEMPORARY}{os.getpid()}-scratch-{target.name}")
-    files.remove(folder)
+def scratch(target: Path) -> Iterator[Path]:
+    """Make a folder beside the target, on the same disk, and remove it whatever happens.
+
+    What processes that were killed have left for the same target goes first; a lock tells them from one that lives.
+
+    Raises:
+        DiskError: when a live process has it, or nobody may write there.
+    """
+    folder = target.with_name(f"{files.TEMPORARY}scratch-{target.name}")
     files.make_folder(folder)
+    lock = files.Lock(folder / _LOCK, f"an export by pid {os.getpid()} on {socket.gethostname()}")
     try:
+        others = re.compile(rf"{re.escape(files.TEMPORARY)}\d+-(scratch-)?{re.escape(target.name)}")
+        left = (path for path in target.parent.iterdir() if others.fullmatch(path.name))
+        for path in (*left, *(path for path in folder.iterdir() if path.name != _LOCK)):
+            files.remove(path)
         yield folder
     finally:
         files.remove(folder)
+        lock.release()
 
 
 def _row(result: Result, work: Work) -> dict[str, Any]:

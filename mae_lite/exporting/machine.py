@@ -10,16 +10,18 @@ from typing import Any
 CPUINFO = Path("/proc/cpuinfo")
 _LIBRARIES = ("mae_lite", "torch", "timm", "transformers", "onnx", "onnxscript", "onnxruntime", "safetensors", "numpy")
 _DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")
+_VECTORS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve")
 _X86 = ("x86_64", "amd64", "i686")
 
 
 def processor() -> dict[str, Any]:
-    """Return the processor's name and which of its instructions multiply 8-bit numbers without overflow."""
+    """Return the processor's name, its instructions for vectors, and those for 8-bit numbers without overflow."""
     fields = _cpuinfo()
     flags = set(fields.get("flags", fields.get("Features", "")).split())
     return {
         "machine": platform.machine(),
         "model": fields.get("model name", platform.processor() or "unknown"),
+        "vectors": [name for name in _VECTORS if name in flags],
         "dot_products": sorted(flags & set(_DOT_PRODUCTS)),
     }
 

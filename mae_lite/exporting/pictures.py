@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mae_lite import config, draws
@@ -19,7 +20,7 @@ from mae_lite.data.splits import aligned
 from mae_lite.data.transforms import EvalTransform
 from mae_lite.errors import ConfigError, DataError
 from mae_lite.evaluation.classifier import fingerprint_of
-from mae_lite.exporting.settings import ExportSettings
+from mae_lite.exporting.settings import CompareSettings, ExportSettings
 from mae_lite.exporting.subject import Subject
 
 _log = logging.getLogger(__name__)
@@ -35,10 +36,22 @@ class Pictures:
     """uint8 images [B, C, H, H] and their labels."""
     augmentation: config.Augmentation
     """Says how they are normalised."""
-    labelled: bool
-    """Whether the labels are numbers of the model's outputs."""
     about: dict[str, Any]
     """What they are, for the record."""
+    source: Source
+    """Where they come from; the batches have positions in it."""
+    unmeasured: str = ""
+    """Why no accuracy can be measured on them; nothing where it can."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the labels are numbers of the model's outputs."""
+        return not self.unmeasured
+
+    @property
+    def labels(self) -> Tensor:
+        """Numbers of the model's outputs, [n]; -1 without labels."""
+        return torch.cat([batch.labels for batch in self.batches])
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -54,7 +67,7 @@ class Pictures:
         return next(self.normalised())[:1]
 
 
-def to_compare(subject: Subject, settings: ExportSettings) -> Pictures:
+def to_compare(subject: Subject, settings: CompareSettings) -> Pictures:
     """Read the images to compare on.
 
     Raises:
@@ -65,17 +78,29 @@ def to_compare(subject: Subject, settings: ExportSettings) -> Pictures:
     if spec is None:
         raise _unsaid("--images", subject)
     source = open_source(spec, settings.split)
-    labelled = subject.output == "logits" and subject.classes is not None and source.classes is not None
-    if labelled and set(source.classes or ()) <= set(subject.classes or ()):
+    why = _unmeasured(subject, source)
+    if why and subject.output == "logits":
+        _log.info("%s: no accuracy is measured, %s", spec, why)
+    elif not why:
         source = aligned(source, subject.classes, subject.source)
-    elif labelled:
-        _log.info("%s has classes that the model does not know: no accuracy is measured", spec)
-        labelled = False
-    if labelled and subject.data is not None and _seen(source, settings.split, subject.data):
+    if not why and subject.data is not None and _seen(source, settings.split, subject.data):
+        why = f"the data have no {settings.split} images of their own, and the model has seen all"
         _log.warning("%s has no %s images of its own, the model has seen all: no accuracy is measured; give others "
                      "with --images", spec, settings.split)  # fmt: skip
-        labelled = False
-    return _read(subject, source, settings, spec, settings.split, settings.compare, labelled)
+    return _read(subject, source, settings, spec, settings.split, settings.compare, why)
+
+
+def _unmeasured(subject: Subject, source: Source) -> str:
+    """Return why images say nothing of a model's accuracy; nothing where they do."""
+    if subject.output != "logits":
+        return "the model has no classification head"
+    if source.classes is None:
+        return "the images have no labels"
+    if subject.classes is None:
+        return "the model does not name its classes"
+    if not set(source.classes) <= set(subject.classes):
+        return "the images have classes that the model does not know"
+    return ""
 
 
 def _seen(source: Source, split: Split, trained_on: str) -> bool:
@@ -106,17 +131,17 @@ def to_calibrate(subject: Subject, settings: ExportSettings) -> Pictures:
             expected=f"{_FEWEST} at least, better 200: they set the ranges of the 8-bit numbers",
             fix="give more with --calibration PATH --calibration-images 200",
         )
-    return _read(subject, source, settings, spec, "train", settings.calibration_images, False)
+    return _read(subject, source, settings, spec, "train", settings.calibration_images, "calibration only")
 
 
 def _read(
     subject: Subject,
     source: Source,
-    settings: ExportSettings,
+    settings: CompareSettings,
     spec: str,
     split: Split,
     count: int | None,
-    labelled: bool,
+    unmeasured: str,
 ) -> Pictures:
     taken = source.split or "undivided"
     if count is not None and count < len(source):
@@ -137,7 +162,7 @@ def _read(
         raise DataError(f"{spec!r} has no readable image", fix="give other images; mae-lite check DATA says more")
     images = sum(len(batch.ids) for batch in batches)
     about = {"data": spec, "split": taken, "images": images, "unreadable": bad.count, "seed": settings.seed}
-    return Pictures(batches, subject.augmentation, labelled, about)
+    return Pictures(batches, subject.augmentation, about, source, unmeasured)
 
 
 def _unsaid(flag: str, subject: Subject) -> ConfigError:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -56,24 +57,33 @@ def proven(name: str, work: Work) -> Result:
     for file, data in contents.items():
         files.write_bytes(folder / file, data)
     reference = form.reference(work)
-    own = reference is work.reference
-    expected = work.expected if own else [reference(images) for images in work.compared.normalised()]
-    with _explained(f"the form {name} cannot be opened again", name):
-        opened = form.reopen(folder, work)
-        found = comparing.compare(expected, opened, work.compared)
+    opened, found = reopened(name, folder, work, reference)
     wrong = found if isinstance(found, str) else _verdict(form, found, work.settings.max_loss_points)
     if wrong or isinstance(found, str):
         raise _different(name, work, reference, opened, wrong)
-    with _one_thread():
+    with threads(1):
         milliseconds = comparing.latency_ms(form.reopen(folder, work), work.compared.first())
     return Result(name, contents, found, milliseconds, tuple(work.notes.get(name, ())))
+
+
+def reopened(name: str, folder: Path, work: Work, reference: Opened) -> tuple[Opened, Comparison | str]:
+    """Open a form as a user would, and compare it with ``reference``; a text where its outputs have another shape.
+
+    Raises:
+        CheckpointError: when it cannot be opened.
+    """
+    own = reference is work.reference
+    expected = work.expected if own else [reference(images) for images in work.compared.normalised()]
+    with _explained(f"the form {name} cannot be opened again", name):
+        opened = FORMS[name].reopen(folder, work)
+        return opened, comparing.compare(expected, opened, work.compared)
 
 
 def itself(work: Work) -> Result:
     """Return what the model itself does on the images, without files: the first row of the table."""
     found = comparing.compare(work.expected, work.reference, work.compared)
     assert not isinstance(found, str)
-    with _one_thread():
+    with threads(1):
         milliseconds = comparing.latency_ms(work.reference, work.compared.first())
     return Result("torch", {}, found, milliseconds)
 
@@ -125,10 +135,10 @@ def _explained(what: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch, and what is opened here, work with one thread, as on a small device."""
+def threads(count: int) -> Iterator[None]:
+    """Let torch, and what is opened here, work with so many threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from mae_lite.data import cache
 from mae_lite.data.bad_files import BadFile, bad_file
 from mae_lite.data.pack import Form, Part, sha256_of
 from mae_lite.data.sources import Source
-from mae_lite.errors import DataError, DiskError
+from mae_lite.errors import DataError, DiskError, explained
 from mae_lite.preparing import pool
 from mae_lite.preparing.resizing import converted
 
@@ -98,7 +98,7 @@ def make(making: Making, job: Job, stopped: pool.Asked) -> Made:
         return found
     rows = _Rows()
     with files.published_file(path) as temporary:
-        with files.explained(path, "write"):
+        with explained(path, "write"):
             sha256 = _write(making, job, temporary, rows, stopped)
         if sha256_of(temporary) != sha256:
             raise DiskError(

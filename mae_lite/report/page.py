@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import markupsafe
@@ -16,11 +18,20 @@ from mae_lite.report.compose import Report
 
 def render(report: Report) -> str:
     """Return the report as one HTML file that needs no network and runs no script but its own."""
+    return _page("page.html.j2", report=report)
+
+
+def render_card(card: Mapping[str, Any]) -> str:
+    """Return the card of a model as such a file; :func:`mae_lite.report.card.view` says what is in it."""
+    return _page("card.html.j2", card=card)
+
+
+def _page(template: str, **shown: Any) -> str:
     script, style = _resource("report.js"), _resource("report.css")
     # The digest allows this very script and no other, whatever a name in a run may try.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _template("page.html.j2").render(
-        report=report, script=markupsafe.Markup(script), style=markupsafe.Markup(style), script_digest=digest
+    return _template(template).render(
+        script=markupsafe.Markup(script), style=markupsafe.Markup(style), script_digest=digest, **shown
     )
 
 

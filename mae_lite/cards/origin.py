@@ -1,0 +1,59 @@
+"""What a model is and where it comes from, as far as it is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mae_lite import rundir, shipped
+from mae_lite.cards.words import short
+from mae_lite.exporting import subject
+from mae_lite.exporting.subject import Subject
+
+
+def about(model: Subject, licence: str | None) -> dict[str, Any]:
+    """Return name, task, architecture, size and licence of a model."""
+    named = model.folder.resolve().name if model.recipe is None else model.recipe.name
+    title = named if model.data is None else f"{named} on {short(model.data)}"
+    stated = model.settings.get("pretrained_cfg", {}).get("license")
+    if model.source.startswith(shipped.PREFIX):
+        stated = "apache-2.0"
+    return {
+        "title": title,
+        "source": model.source,
+        "task": "image-classification" if model.output == "logits" else "image-feature-extraction",
+        "architecture": model.settings.get("architecture"),
+        "method": None if model.recipe is None else model.recipe.method.kind,
+        "parameters": sum(value.numel() for value in model.model.parameters()),
+        "weights_sha256": subject.weights_digest(model.folder),
+        "licence": licence or (str(stated) if stated else None),
+    }
+
+
+def provenance(model: Subject) -> dict[str, Any] | None:
+    """Return recipe, data, pre-training and versions of the run behind a model; None where there is no run."""
+    if model.run is None or model.recipe is None:
+        return None
+    record = rundir.read_json(model.run / "recipe.json", "a run folder")
+    start = rundir.last_start(model.run)
+    parents = None
+    if record.get("init") and (Path(str(record["init"])) / "recipe.json").exists():
+        parent = rundir.read_json(Path(str(record["init"])) / "recipe.json", "a run folder")
+        recipe = parent.get("recipe") or {}
+        parents = {name: parent.get(name) for name in ("data", "fingerprint", "digest")}
+        parents["recipe"] = recipe.get("name") if isinstance(recipe, dict) else None
+    kept = ("data", "fingerprint", "init", "init_sha256", "teacher", "teacher_sha256")
+    return {
+        "recipe": model.recipe.name,
+        "recipe_sha256": record.get("digest"),
+        "method": model.recipe.method.kind,
+        "source": model.recipe.note.source,
+        "epochs": model.recipe.epochs,
+        "labels_per_class": model.recipe.labels_per_class,
+        "seed": model.recipe.seed,
+        **{name: record.get(name) for name in kept},
+        "pre_training": parents,
+        "trained_with": start.get("versions"),
+        "git": start.get("git"),
+        "started": start.get("time"),
+    }
