@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import nn
@@ -96,3 +96,18 @@ def preparation(source: str, channels: int, known: Mapping[str, Any]) -> config.
             expected=error.expected,
             fix="correct it in its config.json",
         ) from error
+
+
+def check_names(source: str, names: Sequence[str], outputs: int) -> None:
+    """Refuse names of classes that are not one for each output of a head.
+
+    Raises:
+        CheckpointError: with both numbers.
+    """
+    if len(names) != outputs:
+        raise CheckpointError(
+            f"the class names of {source!r} do not fit its head",
+            found=f"{len(names)} names",
+            expected=f"{outputs}, one for each output",
+            fix="correct them in its config.json",
+        )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mae_lite import config, files, rundir, shipped
 from mae_lite.errors import CheckpointError
 from mae_lite.evaluation import incoming
-from mae_lite.evaluation.building import preparation
+from mae_lite.evaluation.building import check_names, preparation
 from mae_lite.evaluation.token_teacher import from_timm_folder, timm_settings
 
 _WHAT = "a finished run, or a folder that timm reads, e.g. runs/NAME/classifier"
@@ -151,13 +151,7 @@ def _classes(folder: Path, settings: Mapping[str, Any], outputs: int) -> tuple[s
     names = settings.get("label_names")
     if not names or not outputs:
         return None
-    if len(names) != outputs:
-        raise CheckpointError(
-            f"the class names of {str(folder)!r} do not fit its head",
-            found=f"{len(names)} names",
-            expected=f"{outputs}, one for each output",
-            fix="correct them in its config.json",
-        )
+    check_names(str(folder), names, outputs)
     return tuple(map(str, names))
 
 

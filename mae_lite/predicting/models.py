@@ -18,7 +18,7 @@ from mae_lite import config, shipped
 from mae_lite.data.prepared import Prepare
 from mae_lite.errors import CheckpointError
 from mae_lite.evaluation import incoming
-from mae_lite.evaluation.building import built, is_swin, preparation
+from mae_lite.evaluation.building import built, check_names, is_swin, preparation
 from mae_lite.evaluation.load import load_run
 from mae_lite.evaluation.token_teacher import from_timm_folder, timm_settings
 
@@ -93,13 +93,7 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
     if classes is None:
         _log.warning("%s has no names for its %d classes; they are numbered from 0", source, outputs)
         classes = tuple(map(str, range(outputs)))
-    if len(classes) != outputs:
-        raise CheckpointError(
-            f"the class names of {source!r} do not fit its head",
-            found=f"{len(classes)} names",
-            expected=f"{outputs}, one for each output",
-            fix="correct them in its config.json",
-        )
+    check_names(source, classes, outputs)
     found.model.transform, found.model.classes = found.transform, classes
     model: nn.Module = found.model
     return model
