@@ -15,6 +15,7 @@ from mae_lite.launch import first_rank
 from mae_lite.model_commands import (
     analyze,
     convert,
+    duplicates,
     embed,
     evaluate,
     export,
@@ -176,6 +177,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "analyze": analyze,
     "probe": probe,
     "embed": embed,
+    "duplicates": duplicates,
     "layers": layers,
     "transfer": transfer,
     "report": report,

@@ -13,6 +13,7 @@ from mae_lite import config, recipes
 from mae_lite.cli_options import (
     AnalyzeOptions,
     ConvertOptions,
+    DuplicatesOptions,
     EmbedOptions,
     EvaluateOptions,
     LayersRequest,
@@ -154,6 +155,19 @@ def embed(words: Sequence[str]) -> int:
     said = embedding.embedded_to(model, options, Path(options.out))
     if said:
         print(plain(said))
+    return 0
+
+
+def duplicates(words: Sequence[str]) -> int:
+    """Find images that are there twice, exactly or nearly, also between splits: mae-lite duplicates DATA."""
+    usage = "mae-lite duplicates DATA [--model MODEL] [--against OTHER] [--out FOLDER] [--json] [--FIELD VALUE ...]"
+    data, rest = positional(words, "the data set", usage, "mae-lite duplicates photos", DuplicatesOptions)
+    base = {"reading": config.Reading().model_dump()}
+    options = options_from(flags_of(rest), DuplicatesOptions, "mae-lite duplicates DATA", base)
+    from mae_lite.copies import find, writing
+
+    summary = writing.written(find.found(data, options), data, options, Path(options.out))
+    print(json.dumps(summary, indent=2) if options.json_output else plain(writing.as_text(summary)))
     return 0
 
 

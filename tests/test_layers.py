@@ -39,7 +39,7 @@ LAYERS = (
     (
         ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
         ("loading", "probing", "frozen", "exporting"),
-        ("training",),
+        ("training", "copies"),
         ("timing",),
     ),
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
