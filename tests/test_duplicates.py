@@ -105,6 +105,8 @@ def test_features_of_a_model_are_compared(tmp_path: Path) -> None:
     scene(3, 8).convert("L").point(lambda value: min(255, value + 3)).save(folder / "near.png")
     found = mae_lite.duplicates(folder, model=MODEL)
     assert names(found) == {frozenset(("03.png", "near.png")): "near"}
+    loose = mae_lite.duplicates(folder, model=MODEL, threshold=0.6)
+    assert loose["near_pairs"] < 20  # of 78: without their common part, features of unlike images are not alike
     with pytest.raises(ConfigError, match="--token is read with a model alone"):
         mae_lite.duplicates(folder, token="class")
 
