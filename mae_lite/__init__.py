@@ -19,6 +19,7 @@ _WHERE = {
     "open_source": ("mae_lite.data.opening", "open_source"),
     "run": ("mae_lite.training", "run"),
     "probe": ("mae_lite.frozen.probe", "probe"),
+    "duplicates": ("mae_lite.copies.find", "duplicates"),
     "embed": ("mae_lite.frozen.embed", "embed"),
     "export": ("mae_lite.exporting.export", "export"),
     "evaluate": ("mae_lite.evaluation.classifier", "evaluate_run"),

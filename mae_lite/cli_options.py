@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mae_lite import config
+from mae_lite.copies.settings import DuplicateSettings
 from mae_lite.frozen.settings import EmbedSettings, ProbeSettings
 
 
@@ -195,6 +196,15 @@ class EmbedOptions(EmbedSettings):
 
     out: str
     """File to write: a table .parquet, or an array .npy with a list .csv beside it."""
+
+
+class DuplicatesOptions(DuplicateSettings):
+    """Options of ``mae-lite duplicates``."""
+
+    out: str = "runs/duplicates"
+    """Folder for duplicates.json, duplicates.csv with every pair, and duplicates.png."""
+    json_output: bool = False
+    """Print JSON instead of text (also --json)."""
 
 
 class PredictOptions(config.Config):

@@ -20,22 +20,19 @@ from mae_lite.cli_options import (
     ReplayOptions,
 )
 from mae_lite.cli_words import flags_of, options_from, positional
+from mae_lite.compare_commands import layers, report, study, transfer, watch
 from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, in_line
 from mae_lite.launch import first_rank
 from mae_lite.model_commands import (
     analyze,
     card,
     convert,
+    duplicates,
     embed,
     evaluate,
     export,
-    layers,
     predict,
     probe,
-    report,
-    study,
-    transfer,
-    watch,
 )
 from mae_lite.terminal import say
 
@@ -216,6 +213,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "analyze": analyze,
     "probe": probe,
     "embed": embed,
+    "duplicates": duplicates,
     "layers": layers,
     "transfer": transfer,
     "report": report,

@@ -86,7 +86,8 @@ def check_place(folder: Path) -> None:
     what, effective = f"cannot create the folder {str(folder)!r}", os.access in os.supports_effective_ids
     if not place.is_dir():
         fix = "a file is where a folder should be: choose another place with --out"
-        raise DiskError(what, found=f"the file {str(place)!r}", fix=fix)
+        kind = "a link that leads to no folder," if place.is_symlink() else "the file"
+        raise DiskError(what, found=f"{kind} {str(place)!r}", fix=fix)
     if not os.access(place, os.W_OK | os.X_OK, effective_ids=effective):
         fix = "choose a folder you may write to, with --out FOLDER"
         raise DiskError(what, found=f"{str(place)!r}, which cannot be written", fix=fix)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MAE_LITE_CACHE", str(folder))
     monkeypatch.setenv("MAE_LITE_DATA", str(folder / "torchvision"))
+
+
+@pytest.fixture(autouse=True)
+def _own_messages() -> Iterator[None]:
+    """Let a command of one test, such as one with --quiet, not decide what others hear."""
+    loggers = [logging.getLogger(name) for name in ("mae_lite", "mae_lite.evaluation", "mae_lite.models")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

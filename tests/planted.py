@@ -136,6 +136,7 @@ class Checks:
         folder = self._folder / "refused"
         train(folder, stop_after_steps=2)
         self._refused(NumericsError, lambda: self._poisoned(folder))
+        assert (folder / "failed" / "step_2").is_dir()  # before the update, not when its weights were to be saved
         full = FaultyDisk(lambda _, name, path: errno.ENOSPC * (name == "write" and "step_" in str(path)))
         self._refused(DiskError, lambda: train(folder), disk=full)
         self._refused(DiskError, lambda: train(folder), disk=_Lying())

@@ -40,13 +40,13 @@ LAYERS = (
     (
         ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
         ("loading", "probing", "frozen", "exporting", "memory", "ending"),
-        ("training", "cards"),
+        ("training", "cards", "copies"),
         ("timing", "replaying"),
     ),
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
     (
         ("cli_options", "compare_options", "export_options", "cli_words"),
-        ("completion", "model_commands"),
+        ("completion", "compare_commands", "model_commands"),
         ("commands",),
         ("cli",),
         ("__main__",),

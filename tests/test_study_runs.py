@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mae_lite import studies
+from mae_lite.rundir import read_rows
 from mae_lite.studying import graph
 from mae_lite.studying.running import Pool
 from mae_lite.studying.stages import STATES, Stage
@@ -99,6 +100,14 @@ def until(out: Path, finished: int, running: int = 0) -> None:
         time.sleep(0.05)
 
 
+def until_updated(out: Path) -> None:
+    """Wait until each training has made an update, before which there is nothing to save."""
+    end = time.monotonic() + 240
+    while any(read_rows(run)[-1:] == [] or not read_rows(run)[-1]["step"] for run in trainings(out, "running")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def stamps(out: Path) -> dict[Path, int]:
     """Return when each finished model was written."""
     models = [*out.glob("*/encoder/manifest.json"), *out.glob("*/classifier/manifest.json")]
@@ -147,6 +156,7 @@ def test_a_signal_lets_stages_save_and_stop(tmp_path: Path, number: signal.Signa
     words[words.index("--updates") + 1] = "100000"
     study = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     until(out, 0, running=2)
+    until_updated(out)
     os.kill(study.pid, number)
     printed, _ = study.communicate(timeout=60)
     assert study.returncode == 75

@@ -146,7 +146,7 @@ def check_choice(row: dict[str, Any]) -> None:
         assert point == Point(trial["lr_per_256"], trial["layer_decay"]) and recipe["seed"] == 0
         assert recipe["validation_fraction"] == 0.1 and not Path(trial["run"], "eval").exists()
         if trial["diverged"]:
-            assert point.lr_per_256 == 1e30 and read(Path(trial["run"], "status.json"))["error"] == "NumericsError"
+            assert point.lr_per_256 == 1e30 and read(Path(trial["run"], "status.json"))["error"] == "NotFinite"
             continue
         rows = [json.loads(line) for line in Path(trial["run"], "metrics.jsonl").read_text().splitlines()]
         reached[point] = [item["val_top1"] for item in rows if "val_top1" in item][-1]

@@ -7,10 +7,10 @@ import concurrent.futures.process
 import hashlib
 import multiprocessing
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ from mae_lite.errors import DataError, DiskError
 from mae_lite.handover import Handed
 
 Values = npt.NDArray[np.float64]
+T = TypeVar("T")
+Look = Callable[[Source, Reading, int, int], T]
+"""Takes a source, rules of reading, channels and a position."""
 _CHUNK = 64
 _SAMPLED = 64
 """Pixels along each side that a channel's mean is taken from; a regular grid of them."""
@@ -51,9 +54,22 @@ class Seen:
 def scan(
     source: Source, reading: Reading, channels: int, workers: int, indices: Sequence[int] | None = None
 ) -> Iterator[Seen | BadFile]:
-    """Look at images, in order.
+    """Look at images, in order; arguments and errors are those of :func:`examined`."""
+    return examined(_one, source, reading, channels, workers, indices)
+
+
+def examined(
+    look: Look[T],
+    source: Source,
+    reading: Reading,
+    channels: int,
+    workers: int,
+    indices: Sequence[int] | None = None,
+) -> Iterator[T]:
+    """Yield what ``look`` finds in each image, in order.
 
     Args:
+        look: a function of a module, for other processes import it.
         source: the images.
         reading: rules by which files become pixels.
         channels: of the model.
@@ -67,13 +83,13 @@ def scan(
     chunks = [chosen[start : start + _CHUNK] for start in range(0, len(chosen), _CHUNK)]
     if workers == 0 or len(chunks) < 2:
         for chunk in chunks:
-            yield from _look(source, reading, channels, chunk)
+            yield from _looked(look, source, reading, channels, chunk)
         return
     context = multiprocessing.get_context("spawn")  # Arrow's threads do not survive a fork
-    handed = Handed((source, reading, channels))
+    handed = Handed((look, source, reading, channels))
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (handed,))
     try:
-        waiting: deque[concurrent.futures.Future[list[Seen | BadFile]]] = deque()
+        waiting: deque[concurrent.futures.Future[list[Any]]] = deque()
         for chunk in chunks:
             with ctrl_c_held_back():  # this is where processes start; the parent decides for them
                 waiting.append(pool.submit(_look_here, chunk))
@@ -93,7 +109,7 @@ def scan(
         handed.close()
 
 
-_job: tuple[Source, Reading, int]
+_job: tuple[Look[Any], Source, Reading, int]
 
 
 def _start_worker(job: Any) -> None:
@@ -101,12 +117,12 @@ def _start_worker(job: Any) -> None:
     _job = job
 
 
-def _look_here(chunk: Sequence[int]) -> list[Seen | BadFile]:
-    return _look(*_job, chunk)
+def _look_here(chunk: Sequence[int]) -> list[Any]:
+    return _looked(*_job, chunk)
 
 
-def _look(source: Source, reading: Reading, channels: int, chunk: Sequence[int]) -> list[Seen | BadFile]:
-    return [_one(source, reading, channels, index) for index in chunk]
+def _looked(look: Look[T], source: Source, reading: Reading, channels: int, chunk: Sequence[int]) -> list[T]:
+    return [look(source, reading, channels, index) for index in chunk]
 
 
 def _one(source: Source, reading: Reading, channels: int, index: int) -> Seen | BadFile:

@@ -16,9 +16,9 @@ from mae_lite.data.sources import Source
 from mae_lite.data.transforms import DRAWS, EvalTransform, TrainTransform
 from mae_lite.errors import DataError
 
-_TILE, _GAP, _HEAD, _FOOT = 168, 6, 30, 20
+TILE, GAP, HEAD, FOOT = 168, 6, 30, 20
 _VIEWS = 5
-_INK, _PAPER = (38, 38, 38), (255, 255, 255)
+INK, PAPER = (38, 38, 38), (255, 255, 255)
 
 
 def preview(source: Source, recipe: Recipe, rows: int = 6) -> bytes:
@@ -31,22 +31,22 @@ def preview(source: Source, recipe: Recipe, rows: int = 6) -> bytes:
     evaluate = EvalTransform(augmentation, encoder.image_size, encoder.channels)
     chosen = _chosen(source, recipe, rows)
     columns = 2 + _VIEWS
-    cell = _TILE + _GAP
-    sheet = Image.new("RGB", (columns * cell + _GAP, _HEAD + max(1, len(chosen)) * (cell + _FOOT)), _PAPER)
+    cell = TILE + GAP
+    sheet = Image.new("RGB", (columns * cell + GAP, HEAD + max(1, len(chosen)) * (cell + FOOT)), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     side = f"{encoder.image_size} px"
     local = "" if train.local is None else f", {train.local.image_size} px"
     for column, title in enumerate(("as read", f"evaluation, {side}", f"training, {side}{local}")):
-        draw.text((_GAP + column * cell, 8), title, fill=_INK, font=font)
+        draw.text((GAP + column * cell, 8), title, fill=INK, font=font)
     for row, (index, picture) in enumerate(chosen):
-        top = _HEAD + row * (cell + _FOOT)
+        top = HEAD + row * (cell + FOOT)
         uniforms = draws.uniform(draws.key(recipe.seed, "preview", index), np.arange(_VIEWS), DRAWS)
         keys = [draws.key(recipe.seed, "preview view", index, n) for n in range(_VIEWS)]
         views = [train(picture, uniforms[n], keys[n], n % train.views) for n in range(_VIEWS)]
-        tiles = [_whole(picture), *(_shown(pixels) for pixels in (evaluate(picture), *views))]
+        tiles = [whole(picture), *(_shown(pixels) for pixels in (evaluate(picture), *views))]
         for column, tile in enumerate(tiles):
-            sheet.paste(_fitted(tile), (_GAP + column * cell, top))
-        draw.text((_GAP, top + _TILE + 3), _caption(source, index, picture), fill=_INK, font=font)
+            sheet.paste(fitted(tile), (GAP + column * cell, top))
+        draw.text((GAP, top + TILE + 3), caption(source, index, picture), fill=INK, font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     return buffer.getvalue()
@@ -76,7 +76,8 @@ def _new(met: set[int], label: int) -> bool:
     return True
 
 
-def _whole(picture: Picture) -> Image.Image:
+def whole(picture: Picture) -> Image.Image:
+    """Return a picture in colours: grey for 1 or 2 channels, the first three of more."""
     parts = planes(picture)
     return parts[0].convert("RGB") if len(parts) == 1 else _shown(np.stack([np.asarray(part) for part in parts]))
 
@@ -87,17 +88,18 @@ def _shown(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(three.transpose(1, 2, 0)))
 
 
-def _fitted(image: Image.Image) -> Image.Image:
+def fitted(image: Image.Image) -> Image.Image:
     """Return the image within a square tile, enlarged in blocks when it is small."""
-    scale = _TILE / max(image.size)
+    scale = TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     resized = image.resize(size, Image.Resampling.NEAREST if scale > 2 else Image.Resampling.LANCZOS)
-    tile = Image.new("RGB", (_TILE, _TILE), (236, 236, 236))
-    tile.paste(resized, ((_TILE - size[0]) // 2, (_TILE - size[1]) // 2))
+    tile = Image.new("RGB", (TILE, TILE), (236, 236, 236))
+    tile.paste(resized, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
     return tile
 
 
-def _caption(source: Source, index: int, picture: Picture) -> str:
+def caption(source: Source, index: int, picture: Picture) -> str:
+    """Return class, size and position of an image on one line."""
     width, height = planes(picture)[0].size
     label = "" if source.classes is None else f"{source.classes[int(source.labels[index])]}, "
     text = f"{label}{width} x {height} px, image {index}"

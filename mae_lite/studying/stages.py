@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from mae_lite import files, rundir
 from mae_lite.config import Recipe, Supervised
-from mae_lite.errors import NumericsError
+from mae_lite.errors import NotFinite, NumericsError
 from mae_lite.report import repeat
 
 State = Literal["done", "half", "new"]
@@ -127,7 +127,7 @@ def _trial(stage: Stage) -> State:
 def diverged(stage: Stage) -> bool:
     """Say whether a training has ended with numbers that are not finite: an answer, too, where settings are tried."""
     status = _json(stage.folder / "status.json")
-    return status.get("state") == "failed" and status.get("error") == NumericsError.__name__
+    return status.get("state") == "failed" and status.get("error") in (NotFinite.__name__, NumericsError.__name__)
 
 
 def measured(stage: Stage) -> dict[str, Any]:
