@@ -66,7 +66,8 @@ LIMITS = """
 - **The same bits** after an interruption: for the same build of PyTorch, kind of device and number of ranks, whatever
   the number of workers. With another number of ranks the same images come in the same order, and rounding differs.
 - After a kill, the updates since the last checkpoint are made again: by default at most those of a minute, or of fifty
-  times what a checkpoint takes to write. After SIGTERM, SIGINT or SIGUSR1 none: the update is finished and saved.
+  times what a checkpoint takes to write. After SIGTERM, SIGINT or SIGUSR1 none: the update is finished and saved,
+  unless nothing moves for ten seconds, or twice the longest update: then the process ends without saving.
 - A file counts as written when the disk says so (fsync of file and folder). A disk that lies is noticed where it gives
   back other bytes at once, since a checkpoint is read again before older ones are deleted; later by its SHA-256.
 - Rot inside a JPEG that still decodes is invisible, unless `mae-lite check --save-hashes` knew the file before.

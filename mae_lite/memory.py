@@ -42,7 +42,7 @@ def explained(recipe: config.Recipe, runtime: config.Runtime, fabric: Fabric, sa
         raise DiskError(
             f"the {'device' if on_device else 'machine'} ran out of memory",
             found=f"{asked}{f' ({said})' if said else ''}",
-            fix=f"{_fix(recipe, micro)}; the newest checkpoint is whole, and the run goes on from it",
+            fix=f"{_fix(recipe, micro)}; the run goes on from its newest checkpoint, if there is one",
         ) from error
 
 

@@ -69,7 +69,7 @@ class Change:
     def row(self) -> str:
         """Return "name: saved -> now (what to do)"."""
         note = f"; {_NOTES[self.name]}" if self.name in _NOTES else ""
-        advice = f"--override {self.name}{note}" if CLASSES[self.name] == "override" else "needs a new run"
+        advice = f"--override {self.name}{note}" if _class(self.name) == "override" else "needs a new run"
         return f"{self.name}: {self.saved!r} -> {self.now!r} ({advice})"
 
 
@@ -102,7 +102,7 @@ def allowed(found: Sequence[Change], override: Sequence[str], where: str, about_
     refused = [change for change in found if change.name not in override]
     if not refused:
         return
-    grave = [change for change in found if CLASSES[change.name] == "new run"]
+    grave = [change for change in found if _class(change.name) == "new run"]
     names = " ".join(dict.fromkeys([*override, *(change.name for change in refused)]))
     on = "" if grave else f"go on with the new ones by --override {names}, "
     rows = [change.row() for change in refused]

@@ -224,3 +224,10 @@ def test_a_place_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None
             training.run(toy.mae(), toy.runtime(Path("/run-of-nobody"), data="nowhere", init="nowhere"))
     finally:
         os.seteuid(user)
+
+
+def test_a_setting_that_is_not_known_makes_another_run() -> None:
+    """Such as one of an older version, that was taken out since."""
+    found = resuming.changes({"recipe": {"old": 1}, "fingerprint": {}}, {"recipe": {}, "fingerprint": {}})
+    with pytest.raises(ConfigError, match=r"old: 1 -> None \(needs a new run\)"):
+        resuming.allowed(found, (), "run")
