@@ -281,6 +281,24 @@ def test_a_lost_worker_is_replaced_once_and_then_named(
             assert process.exitcode is not None
 
 
+def test_a_worker_that_dies_while_nobody_waits_for_it_is_replaced_too(digits: Source) -> None:
+    """As when the machine is out of memory in the midst of an update."""
+    few = subset(digits, np.arange(60))
+    expected = list(evaluation_loader(few, EvalTransform(AUGMENTATION, 8, 1), batch_size=3, channels=1))
+    before = {process.pid for process in multiprocessing.active_children()}
+    found = []
+    batches = iter(evaluation_loader(few, EvalTransform(AUGMENTATION, 8, 1), batch_size=3, channels=1, workers=2))
+    found.append(next(batches))
+    for process in multiprocessing.active_children():
+        if process.pid not in before:
+            process.kill()
+    time.sleep(0.5)  # an update
+    found += batches
+    assert len(found) == len(expected) == 20
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.images, theirs.images) and torch.equal(ours.ids, theirs.ids)
+
+
 SCRIPT = """
 import multiprocessing, os, signal, sys, time
 import numpy as np

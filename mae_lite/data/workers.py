@@ -6,8 +6,11 @@ import atexit
 import logging
 import multiprocessing
 import signal
+import threading
+import time
 import weakref
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
@@ -20,6 +23,10 @@ from mae_lite.errors import DiskError, MaeLiteError
 _log = logging.getLogger(__name__)
 
 _NAME_BYTES = 400
+_PREFETCHED = 4
+"""Batches that each worker reads ahead."""
+_LOOK_SECONDS = 5.0
+"""How often PyTorch looks whether the workers still live, while it waits for one."""
 
 
 class Slots:
@@ -62,7 +69,7 @@ class Keys(Protocol):
 
 
 class Loader:
-    """Batches in order; each pass starts the workers anew, and once more when one of them dies or hangs."""
+    """Batches in order; each pass starts the workers anew, and once more at a place where one of them dies or hangs."""
 
     patience_s = 900.0
     """Seconds without a batch after which a worker counts as hung; a shard from far away may take minutes."""
@@ -74,7 +81,8 @@ class Loader:
 
     def _pass(self, done: int) -> DataLoader[Batch | MaeLiteError]:
         """Return what reads all batches but the first ``done``."""
-        settings: dict[str, Any] = {"prefetch_factor": 4, "worker_init_fn": start_worker, "timeout": self.patience_s}
+        settings: dict[str, Any] = {"prefetch_factor": _PREFETCHED, "worker_init_fn": start_worker}
+        settings["timeout"] = min(_LOOK_SECONDS, self.patience_s)  # with any, it looks at the end of it alone
         return DataLoader(
             self._samples,
             sampler=self._keys[done:],  # each key is asked of the data set as it is
@@ -103,11 +111,12 @@ class Loader:
         return batches
 
     def _checked(self) -> Generator[Batch, None, None]:
-        done, again = 0, True
+        done, lost = 0, None
         while done < len(self):
-            batches: Any = iter(self._pass(done))
+            with _deaths_are_no_signals():
+                batches: Any = iter(self._pass(done))
             try:
-                for item in batches:
+                while (item := self._next(batches)) is not None:
                     if isinstance(item, MaeLiteError):
                         raise item
                     done += 1
@@ -116,17 +125,44 @@ class Loader:
                 if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
                     raise  # a bug in what a worker ran
                 found = _what_happened(batches._workers, self._samples.slots) or str(error).splitlines()[0]
-                if not again:
+                if lost is not None and done - lost <= 2 * _PREFETCHED * self._workers:
                     raise _lost(found) from error
                 # Batches are functions of their keys: what is read again is the same.
                 _log.warning("a process that reads images is lost, all are started again: %s", found)
-                again = False
+                lost = done
             finally:
                 # Not left to garbage collection: a traceback may keep the iterator, and Python at exit waits for it.
                 if (stop := getattr(batches, "_shutdown_workers", None)) is not None:
                     stop()
                 for process in getattr(batches, "_workers", ()):
                     process.kill()  # only one that hangs is still there
+
+    def _next(self, batches: Any) -> Batch | MaeLiteError | None:
+        """Return the next batch, None after the last; wait as long as patience lasts and the workers live."""
+        end = time.monotonic() + self.patience_s
+        while True:
+            try:
+                item: Batch | MaeLiteError | None = next(batches, None)
+                return item
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out") or time.monotonic() >= end:
+                    raise
+
+
+@contextmanager
+def _deaths_are_no_signals() -> Iterator[None]:
+    """Undo that PyTorch, once workers start, tells of their deaths by an error wherever the main thread happens to be.
+
+    In the midst of an update nobody could start them again; whoever waits for their next batch is told anyway.
+    """
+    if threading.current_thread() is not threading.main_thread():  # there PyTorch does not do so
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 def _lost(found: str) -> DiskError:
