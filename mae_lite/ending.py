@@ -1,4 +1,4 @@
-"""How a stage ends that does not finish: what its folder says then, and how it goes on."""
+"""How a stage ends: what its folder says of it, and how one that did not finish goes on."""
 
 from __future__ import annotations
 
@@ -50,3 +50,12 @@ def leave_out(folder: Path, failure: NotFinite) -> None:
     """Add the update that failed to those that the run leaves out."""
     left_out.add(folder, failure.blamed, failure)
     _log.warning("%s; going back to the newest checkpoint, update %d is left out", failure.what, failure.blamed)
+
+
+def finished_at(run: Path) -> int | None:
+    """Return the update after which ``status.json`` says that a run finished; None where it does not say so."""
+    with suppress(CheckpointError):
+        status = rundir.read_json(run / "status.json", "a run folder")
+        if status.get("state") == "finished":
+            return int(status["step"])
+    return None

@@ -105,7 +105,8 @@ def _run(
     train, held_out = images
     job, progress = assemble(recipe, runtime, fabric, signals, folder, train, teacher)
     job.probes = probing.probes(job, train, held_out)
-    total, begun = job.rate.total_steps, progress.step
+    total = job.rate.total_steps
+    over = ending.finished_at(folder) == total
     if record is not None:
         _begin(job, progress, record, train)
     shown = runtime.progress and fabric.is_global_zero
@@ -115,7 +116,7 @@ def _run(
         state = loop.train(job, progress)
     if record is not None:
         published = {"encoder", "classifier"} & {path.name for path in folder.iterdir()}
-        if state == "finished" and (not published or begun < total):  # more epochs than once make another model
+        if state == "finished" and not (over and published):  # what lies there may be the model of fewer epochs
             _publish(job, train)
         record.status(state, step=progress.step, total_steps=total, best=progress.best, **progress.measured)
     return Outcome(folder, state, progress.step, total)

@@ -114,6 +114,10 @@ def test_no_class_is_kept_in_vain() -> None:
 # What is said, and what happens
 
 
+def full(*_: object) -> None:
+    raise DiskError("full", fix="x")
+
+
 def test_more_epochs_go_on_when_told_to(run: Path, tmp_path: Path) -> None:
     training.run(toy.mae(), toy.runtime(run))  # finished
     first = (run / "encoder" / "model.safetensors").read_bytes()
@@ -121,12 +125,16 @@ def test_more_epochs_go_on_when_told_to(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="schedule of all epochs") as caught:
         training.run(longer, toy.runtime(run))
     assert "--override epochs" in caught.value.fix
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DiskError, match="full"):
+        patch.setattr(training, "_publish", full)  # between the last checkpoint and the model, as a kill would
+        training.run(longer, toy.runtime(run, override=["epochs"]))
+    assert (run / "encoder" / "model.safetensors").read_bytes() == first
     outcome = training.run(longer, toy.runtime(run, override=["epochs"]))
     assert (outcome.state, outcome.step) == ("finished", 9)
     assert (run / "encoder" / "model.safetensors").read_bytes() != first
     (note,) = saved(run)["overridden"]
     assert note == {"field": "epochs", "saved": 6 / 84, "now": 9 / 84, "step": 6}
-    assert starts(run)[-1]["overridden"] == [note] and "overridden" not in starts(run)[0]
+    assert starts(run)[-2]["overridden"] == [note] and "overridden" not in starts(run)[0]
     assert training.run(longer, toy.runtime(run)).state == "finished"  # the new settings are the run's now
     assert cli.main(["report", str(run), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
