@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from mae_lite.model_commands import (
     predict,
     probe,
 )
-from mae_lite.terminal import say
+from mae_lite.terminal import answer, say
 
 
 def list_recipes(words: Sequence[str]) -> int:
@@ -42,7 +41,7 @@ def list_recipes(words: Sequence[str]) -> int:
     options = options_from(words, ListOptions, "mae-lite recipes", {})
     known = [recipes.get(name) for name in recipes.names()]
     if options.json_output:
-        say(json.dumps([recipe.model_dump(mode="json") for recipe in known], indent=2))
+        answer([recipe.model_dump(mode="json") for recipe in known], "", as_json=True)
         return 0
     say(f"{'recipe':<26} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
     for recipe in known:
@@ -97,7 +96,7 @@ def replay(words: Sequence[str]) -> int:
 
     order = replaying.Order(Path(bundle), **options.model_dump(exclude={"json_output"}))
     found = replaying.replay(order)
-    say(json.dumps(found, indent=2) if options.json_output else replay_words.as_text(found))
+    answer(found, replay_words.as_text(found), options.json_output)
     return 0
 
 
@@ -107,7 +106,7 @@ def bench(words: Sequence[str]) -> int:
     from mae_lite.timing import bench as timing
 
     found = timing.bench(*request.split(), request.batch, request.seconds)
-    say(json.dumps(found, indent=2) if request.json_output else timing.as_text(found))
+    answer(found, timing.as_text(found), request.json_output)
     return 0
 
 
@@ -117,7 +116,7 @@ def plan(words: Sequence[str]) -> int:
     from mae_lite.timing import forecast as timing
 
     found = timing.forecast(*request.split(), request.seconds)
-    say(json.dumps(found, indent=2) if request.json_output else timing.as_text(found))
+    answer(found, timing.as_text(found), request.json_output)
     return 0
 
 
@@ -150,7 +149,7 @@ def check(words: Sequence[str]) -> int:
         compare_hashes=None if options.compare_hashes is None else Path(options.compare_hashes),
     )
     summary = checking.check(order)
-    say(json.dumps(summary, indent=2) if options.json_output else checking.as_text(summary))
+    answer(summary, checking.as_text(summary), options.json_output)
     return DataError.exit_code if checking.failed(summary, options.on_bad) else 0
 
 

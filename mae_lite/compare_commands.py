@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from mae_lite.cli_options import (
 from mae_lite.cli_words import flags_of, options_from, positional, run_folders, several
 from mae_lite.compare_options import StudyOptions, TransferOptions
 from mae_lite.errors import EXIT_STOPPED, ConfigError, MaeLiteError, in_line
-from mae_lite.terminal import say
+from mae_lite.terminal import answer, say
 
 
 def layers(words: Sequence[str]) -> int:
@@ -50,7 +49,7 @@ def layers(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say("stopped; what was finished is kept, the same command continues", aside=True)
         return EXIT_STOPPED
-    say(json.dumps(found.numbers(), indent=2) if request.json_output else found.as_text())
+    answer(found.numbers(), found.as_text(), request.json_output)
     return 0
 
 
@@ -132,7 +131,7 @@ def transfer(words: Sequence[str]) -> int:
         found = transferring.only_report(order)
     else:
         found, error = transferring.run(order)
-    say(json.dumps(found, indent=2) if options.json_output else transferring.as_text(order, found))
+    answer(found, transferring.as_text(order, found), options.json_output)
     if error is not None:
         raise error
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from mae_lite.cli_options import (
 from mae_lite.cli_words import flags_of, options_from, positional, several
 from mae_lite.errors import DataError, in_line
 from mae_lite.export_options import CardOptions, ExportOptions
-from mae_lite.terminal import say
+from mae_lite.terminal import answer, say
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -40,7 +39,7 @@ def evaluate(words: Sequence[str]) -> int:
         on_bad=options.on_bad,
         allow_empty=options.allow_empty_classes,
     )
-    say(json.dumps(result, indent=2) if options.json_output else classifier.as_text(result))
+    answer(result, classifier.as_text(result), options.json_output)
     return 0
 
 
@@ -72,7 +71,7 @@ def predict(words: Sequence[str]) -> int:
         if out is not None:
             writing.write(out, model, kept)
         values = writing.as_values(model, kept)
-        say(json.dumps(values, indent=2) if options.json_output else f"{len(kept):,} images: {in_line(out)}")
+        answer(values, f"{len(kept):,} images: {in_line(out)}", options.json_output)
     if bad:
         say(f"{bad:,} of {len(source):,} images could not be read", aside=True)
     return DataError.exit_code if bad and options.on_bad == "fail" else 0
@@ -108,7 +107,7 @@ def export(words: Sequence[str]) -> int:
     out = None if options.out is None else Path(options.out)
     beside = {"beside": writing.beside(options)} if options.card else {}
     record = exporting.exported(source, out, options, **beside)
-    say(json.dumps(record, indent=2) if options.json_output else exporting.as_text(record))
+    answer(record, exporting.as_text(record), options.json_output)
     return 0
 
 
@@ -127,7 +126,7 @@ def card(words: Sequence[str]) -> int:
     record, pngs = measuring.measured(found, options)
     measuring.publish(place, writing.contents(record, pngs))
     said = [*headline(record, short(record["measured_on"]["data"])), f"The page: {in_line(place / 'card.html')}"]
-    say(json.dumps(record, indent=2) if options.json_output else "\n".join(said))
+    answer(record, "\n".join(said), options.json_output)
     return 0
 
 
@@ -142,7 +141,7 @@ def analyze(words: Sequence[str]) -> int:
     settings = options.model_dump(exclude={"reading", "out", "json_output"})
     order = analysis.Order(tuple(models), out=Path(options.out), reading=options.reading, **settings)
     summary = analysis.analyze(order)
-    say(json.dumps(summary, indent=2) if options.json_output else analysis.as_text(summary))
+    answer(summary, analysis.as_text(summary), options.json_output)
     return 0
 
 
@@ -157,7 +156,7 @@ def probe(words: Sequence[str]) -> int:
 
     summary = probing.probed(models, options, Path(options.out))
     if summary is not None:  # the first of several processes
-        say(json.dumps(summary, indent=2) if options.json_output else writing.as_text(summary))
+        answer(summary, writing.as_text(summary), options.json_output)
     return 0
 
 
@@ -185,5 +184,5 @@ def duplicates(words: Sequence[str]) -> int:
     from mae_lite.copies import find, writing
 
     summary = writing.written(find.found(data, options), data, options, Path(options.out))
-    say(json.dumps(summary, indent=2) if options.json_output else writing.as_text(summary))
+    answer(summary, writing.as_text(summary), options.json_output)
     return 0

@@ -265,7 +265,8 @@ class RunDir:
     def _forget_another(self, description: Mapping[str, Any]) -> None:
         """Drop the list of updates that another run left out; this one may not need to."""
         recipe = self.path / "recipe.json"
-        if recipe.exists() and recipe.read_text(encoding="utf-8") != json.dumps(dict(description), indent=2) + "\n":
+        ours = json.dumps(hidden_in(dict(description)), indent=2) + "\n"
+        if recipe.exists() and recipe.read_text(encoding="utf-8", errors="replace") != ours:
             files.remove(self.path / "left_out.json")
 
     def _check_same(

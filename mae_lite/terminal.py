@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from typing import Any
 
+from mae_lite.addresses import hidden_in
 from mae_lite.errors import plain
 
 
@@ -15,3 +18,14 @@ def say(text: str = "", *, aside: bool = False) -> None:
         aside: whether it is not the result but a word beside it, for standard error.
     """
     print(plain(text), file=sys.stderr if aside else sys.stdout, flush=True)
+
+
+def answer(value: Any, text: str, as_json: bool) -> None:
+    """Print what a command has found: ``value`` as JSON for programs, or ``text`` for people.
+
+    JSON goes past :func:`say`: its escapes make it harmless, and what is hidden in it has to be hidden before.
+    """
+    if as_json:
+        print(json.dumps(hidden_in(value), indent=2), flush=True)
+    else:
+        say(text)

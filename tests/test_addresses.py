@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mae_lite import addresses
+from mae_lite import addresses, terminal
 from mae_lite.data import fetch, fetch_rules
 from mae_lite.data.opening import open_source
 from mae_lite.errors import ConfigError, DataError, MaeLiteError
@@ -170,3 +171,11 @@ def test_rules_of_redirects(source: str, target: str, fine: bool) -> None:
         assert not fine
     else:
         assert fine
+
+
+def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is hidden in it must not take a quotation mark's escape along."""
+    terminal.answer({"class": 'of "https://host/list?token=1"', "line": "a\nb\x1b"}, "", as_json=True)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"class": 'of "https://host/list?***"', "line": "a\nb\x1b"}
+    assert "\x1b" not in printed and "token" not in printed

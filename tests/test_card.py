@@ -137,7 +137,7 @@ def test_forms_share_one_card_with_their_export(capsys: Captured) -> None:
     assert read("out")["mistakes"] == [] and read("out")["quality"] == record["quality"]
     assert files.read_folder(Path("out"))["card.html"] == Path("out/card.html").read_bytes()
     Path("out/README.md").write_text("mine")
-    assert card("out") == 2 and "changed since" in capsys.readouterr().err
+    assert card("out") == 2 and "not as it was written last" in capsys.readouterr().err
     assert Path("out/README.md").read_text() == "mine"
     Path("out/timm/model.safetensors").write_bytes(b"other")
     assert card("out", "--out", "new") == 4 and "not what was exported" in capsys.readouterr().err

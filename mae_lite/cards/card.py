@@ -211,8 +211,8 @@ def check(folder: Path) -> dict[str, Any]:
         digest = known.get("sha256") if isinstance(known, dict) else None
         if path.exists() and files.sha256(path.read_bytes()) != digest:
             raise ConfigError(
-                f"{str(path)!r} has been changed since it was written",
-                fix="write the new card elsewhere with --out FOLDER, or remove this file",
+                f"{str(path)!r} is not as it was written last: changed by hand, or cut off while it was written",
+                fix="remove this file, or write the new card elsewhere with --out FOLDER",
             )
     return manifest
 
