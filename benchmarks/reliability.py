@@ -60,6 +60,7 @@ What breaks, and what happens then. `make reliability` runs the tests that this 
 runs them too.
 
 """
+SOAK, SAFETY = (ROOT / "benchmarks" / "results" / f"{name}.json" for name in ("soak", "safety"))
 LIMITS = """
 ## What is promised, and what is not
 
@@ -126,8 +127,46 @@ def summed(counted: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: found[name] for name in FIGURES}
 
 
+def soaked(content: dict[str, Any]) -> str:
+    """Return what an hour of kills showed."""
+    memory, open_files = (content["long_life"][name] for name in ("memory_mb", "descriptors"))
+    kept = "the same bits" if content["same_bits"] else "OTHER bits"
+    return f"""
+## An hour of kills
+
+`{content["command"]}`: {content["updates"]:,} updates of `digits-mae` with two data workers, probes and pictures, in
+{content["lives"]} lives: {content["killed"]} ended by SIGKILL and {content["stopped"]} by SIGTERM at seeded moments.
+Beside the same training in one life of {content["long_life_seconds"] / 60:.0f} minutes it ended with
+{kept}; {content["orphans"]} processes and {len(content["left_behind"])} unfinished files were left behind. The long
+life held {memory["second_quarter"]:,.0f} MB and {open_files["second_quarter"]:.1f} open files in its second quarter,
+{memory["last_quarter"]:,.0f} MB and {open_files["last_quarter"]:.1f} in its last. On {content["date"]},
+{content["minutes"]:.0f} minutes on {content["hardware"]["cpus"]} processors.
+"""
+
+
+def costs(content: dict[str, Any]) -> str:
+    """Return what safety costs."""
+    rows = [
+        f"| {one['recipe']} | {one['checkpoint_mb']:,.0f} | {one['seconds']['as a run saves']:.2f} "
+        f"| {one['seconds']['written without care']:.2f} | {one['saves_every_seconds']:.0f} "
+        f"| {one['safety_percent_of_time']:.2f} |"
+        for one in content["results"]
+    ]
+    table = "\n".join(rows)
+    return f"""
+## What it costs
+
+A checkpoint is flushed to the device, hashed, and read again before older ones go. Beside writing the same bytes
+without any of that (`{content["command"]}`, {content["date"]}):
+
+| recipe | MB | s, as a run saves | s, without care | saves every, s | cost of safety, % of time |
+|---|---|---|---|---|---|
+{table}
+"""
+
+
 def page(content: dict[str, Any]) -> str:
-    """Return the page."""
+    """Return the page, with the parts that have been measured."""
     rows = ["| what was tried | times | not as promised |", "|---|---|---|"]
     for name, said in FIGURES.items():
         one = content["figures"][name]
@@ -137,7 +176,8 @@ def page(content: dict[str, Any]) -> str:
     about += f"({content['hardware']['machine']}), in {content['seconds'] / 60:.0f} minutes."
     short = [f"{goal:,} {name}" for name, goal in TARGETS.items() if content["figures"][name]["tried"] < goal]
     owned = f"- Not reached yet: {', '.join(short)}.\n" if short else ""
-    return HEAD + "\n".join([*rows, "", about]) + "\n" + LIMITS + owned
+    parts = [said(json.loads(path.read_text())) for path, said in ((SOAK, soaked), (SAFETY, costs)) if path.exists()]
+    return HEAD + "\n".join([*rows, "", about]) + "\n" + "".join(parts) + LIMITS + owned
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,8 +34,8 @@ from mae_lite.methods.base import Method, StepOutput
 
 _log = logging.getLogger(__name__)
 _SAVES_MAY_FAIL = 3
-_SAVE_SECONDS = 60.0
-_SAVE_SHARE = 0.02
+SAVE_SECONDS = 60.0
+SAVE_SHARE = 0.02
 _SAVE_PATIENCE_S = 120.0
 """What a checkpoint may take after a signal: a slow disk must not cost the updates since the last one."""
 
@@ -268,7 +268,7 @@ class _Saver:
         every = self._job.runtime.save_every_steps
         if every is not None:
             return self._progress.step % every == 0
-        return time.monotonic() - self._last > max(_SAVE_SECONDS, self._cost / _SAVE_SHARE)
+        return time.monotonic() - self._last > max(SAVE_SECONDS, self._cost / SAVE_SHARE)
 
     def save(self, final: bool) -> None:
         check_state(self._job, self._progress)
