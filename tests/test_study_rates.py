@@ -49,11 +49,11 @@ def test_search_keeps_rows_that_are_not_searched_again(tmp_path: Path, monkeypat
 
 def test_a_search_can_be_repeated_after_its_rates_were_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     _, asked = module("study_search", monkeypatch).searched(
-        studies.get("cifar10", "cpu"), ["scratch", "MAE", "MoCo-v3"], None
+        studies.get("cifar10", "cpu"), ["scratch", "MAE", "MoCo-v3", "D-MAE"], None
     )
     found = json.loads((BENCHMARKS / "results" / "cifar10_search_cpu.json").read_text())["settings"]
     tried = [(row["row"], row["pretraining_lr"], row["finetuning_lr"]) for row in found]
-    assert {tuple(one) for one in asked.values()} == set(tried) and len(tried) == 18
+    assert {tuple(one) for one in asked.values()} == set(tried) and len(tried) == 24
 
 
 def test_the_study_has_the_rates_that_the_search_found() -> None:
@@ -61,7 +61,7 @@ def test_the_study_has_the_rates_that_the_search_found() -> None:
     found = json.loads((BENCHMARKS / "results" / "cifar10_search_cpu.json").read_text())
     assert found["study"] == study.name and found["settings_per_row"] == 6
     rows = {row.name: row for row in study.rows}
-    assert {"scratch", "MAE", "MoCo-v3"} <= set(found["best"])
+    assert {"scratch", "MAE", "MoCo-v3", "D-MAE"} <= set(found["best"])
     for name, best in found["best"].items():
         assert len([one for one in found["settings"] if one["row"] == name]) == 6
         row = rows[name]

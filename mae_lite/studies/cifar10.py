@@ -22,8 +22,8 @@ _SHARE = 0.2
 """Of the pre-training images, where encoders are made smaller: 10,000 of 50,000."""
 _PRETRAINING_EPOCHS = 20.0
 _RATES = {"mae": 4e-3, "distilled_mae": 4e-3, "mocov3": 3e-4, "finetune": 5e-3, "scratch": 6.25e-4}
-"""lr_per_256 of small encoders: those of scratch, MAE and MoCo-v3, each with its fine-tuning's, are the best of six
-settings each (benchmarks/results/cifar10_search_cpu.json). D-MAE has MAE's: distillation is all they differ in."""
+"""lr_per_256 of small encoders: those of scratch, MAE, D-MAE and MoCo-v3, each with its fine-tuning's, are the best of
+six settings each (benchmarks/results/cifar10_search_cpu.json). The teacher has MAE's."""
 _LONGER = 3.0
 """Epochs of a second scratch: as much arithmetic as MAE's pre-training and fine-tuning with all labels take."""
 _KEPT: dict[Scale, tuple[Analysis, ...]] = {
@@ -188,10 +188,9 @@ def _notes(scale: Scale) -> tuple[str, ...]:
         f"Pre-training has {_PRETRAINING_EPOCHS:.0f} epochs of a fifth of the images, where 400 of all would be right; "
         "'all labels' is a fifth of each class. The order of methods may change with more.",
         "The teacher saw the first seed's fifth of the images: with other seeds D-MAE rests on more images than MAE.",
-        "MoCo-v3 and the longer scratch have one seed. The learning rates of scratch, of MAE and of MoCo-v3, each with "
-        "its fine-tuning, are the best of six settings each, on a tenth of the training images. The others' were not "
-        "searched: D-MAE and the teacher have MAE's, every fine-tuning that of MAE's, supervised pre-training that of "
-        "scratch.",
+        "MoCo-v3 and the longer scratch have one seed. The learning rates of scratch, of MAE, of D-MAE and of MoCo-v3, "
+        "each with its fine-tuning, are the best of six settings each, on a tenth of the training images. The others' "
+        "were not searched: the teacher has MAE's, supervised pre-training that of scratch.",
     )
 
 
