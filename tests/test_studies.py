@@ -319,9 +319,14 @@ def test_seeds_come_in_turn_and_what_most_depends_on_first() -> None:
     def chain(name: str) -> float:
         return seconds[name] + max((chain(item.stage.name) for item in found if name in item.stage.needs), default=0.0)
 
-    looks = ("analyze", "probe", "layers")
-    places = [(s.kind in looks, s.recipe.seed, -chain(s.name)) for s in ordered if s.recipe]
+    last = max(study.seeds)
+    places = [
+        (s.kind in ("analyze", "probe"), last if s.kind == "layers" else s.recipe.seed, -chain(s.name))
+        for s in ordered
+        if s.recipe
+    ]
     assert places == sorted(places) and len(places) == len(found)
+    assert {"analyze", "layers"} < {stage.kind for stage in ordered}
     assert [stage.recipe.name for stage in ordered[:2] if stage.recipe] == ["digits-mocov3", "digits-mae-wide"]
 
 

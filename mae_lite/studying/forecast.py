@@ -90,8 +90,9 @@ def wall_seconds(found: Sequence[Forecast], processes: int) -> float:
 def in_order(found: Sequence[Forecast]) -> dict[str, Stage]:
     """Return the stages by name in the order to begin them: seed by seed, so that there are numbers to look at early.
 
-    Looks into encoders come last. Within a seed those come first that the most time depends on (a stage's own, and that
-    of the longest chain of stages that need it), so that no long one is left over in the end.
+    Looks into encoders come last, but for those that train, which begin with the last seed. Within a seed those come
+    first that the most time depends on (a stage's own, and that of the longest chain of stages that need it), so that
+    no long one is left over in the end, with all processes but one at rest.
     """
     own = {item.stage.name: item.seconds for item in found}
     chains = dict(own)
@@ -99,9 +100,13 @@ def in_order(found: Sequence[Forecast]) -> dict[str, Stage]:
         for need in item.stage.needs:
             chains[need] = max(chains[need], own[need] + chains[item.stage.name])
     seeds = {item.stage.name: 0 if item.stage.recipe is None else item.stage.recipe.seed for item in found}
-    ordered = sorted(
-        found, key=lambda item: (item.stage.kind in LOOKS, seeds[item.stage.name], -chains[item.stage.name])
-    )
+    last = max(seeds.values(), default=0)
+
+    def place(item: Forecast) -> tuple[bool, int, float]:
+        stage, trains = item.stage, item.stage.kind == "layers"
+        return stage.kind in LOOKS and not trains, last if trains else seeds[stage.name], -chains[stage.name]
+
+    ordered = sorted(found, key=place)
     return {item.stage.name: item.stage for item in ordered}
 
 
