@@ -22,7 +22,11 @@ from tests import toy
 from tests.test_errors import assert_contract
 
 LARGEST_MB = 3.0
-CLASSIFIERS = [name for name in shipped.names() if "finetuned" in name]
+CLASSIFIERS = [
+    pytest.param(name, marks=() if name.startswith("digits") else (pytest.mark.slow, pytest.mark.needs_data))
+    for name in shipped.names()
+    if "finetuned" in name
+]
 
 
 def page(name: str) -> str:
@@ -52,11 +56,13 @@ def test_a_model_is_small_whole_and_described(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_classifier_is_as_good_as_its_page_says(name: str) -> None:
+def test_a_classifier_is_as_good_as_its_page_says(name: str, request: pytest.FixtureRequest) -> None:
     (said,) = re.findall(r"Top-1 accuracy: ([0-9.]+) % of the ([0-9,]+) test images", page(name))
-    source = open_source("digits", "test")
-    assert name.startswith("digits") and source.classes is not None and said[1] == f"{len(source):,}"
-    found = list(mae_lite.predict(f"pretrained:{name}", "digits", top=1))
+    kind = name.partition("-")[0]
+    data = "digits" if kind == "digits" else str(request.getfixturevalue("shared_data") / kind / "test.parquet")
+    source = open_source(data, "test")
+    assert source.classes is not None and said[1] == f"{len(source):,}"
+    found = list(mae_lite.predict(f"pretrained:{name}", data, top=1))
     right = sum(item.classes[0] == source.classes[label] for item, label in zip(found, source.labels, strict=True))
     assert 100 * right / len(found) == pytest.approx(float(said[0]), abs=0.3)  # other processors round differently
 
