@@ -1083,6 +1083,9 @@ class Runtime(Config):
     """Settings that may differ from those the run in --out was begun with, e.g. epochs; "data" for changed images."""
     init: str | None = None
     """Weights to start from: a run folder, a checkpoint folder, a file, or pretrained:NAME (docs/predict.md)."""
+    allow_missing: tuple[str, ...] = ()
+    """Patterns of tensors that --init may lack and that then start anew, e.g. encoder.norm.*; each must match one that
+    it does lack."""
     teacher: str | None = None
     """Weights of the teacher that a recipe distils: a run folder, a checkpoint folder, a timm folder, a file, or
     timm:NAME for pre-trained weights that timm knows."""

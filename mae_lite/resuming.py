@@ -12,11 +12,12 @@ Class = Literal["safe", "override", "new run"]
 
 _SAFE = """
 name parent note.source note.command note.cost note.expected
-on_bad on_nan allow_empty_classes out override init teacher stop_after_steps micro_batch_size workers loading
-log_every_steps save_every_steps validate_every_epochs probe_every_epochs probe_images devices accelerator compiled
-tensorboard progress
+on_bad on_nan allow_empty_classes out override init allow_missing teacher stop_after_steps micro_batch_size workers
+loading log_every_steps save_every_steps validate_every_epochs probe_every_epochs probe_images devices accelerator
+compiled tensorboard progress
 """
-"""They change no result beyond rounding, or what they name is known by its hash (init, teacher). They just go on."""
+"""They change no result beyond rounding, or what they name is known by its hash (init, with what it may lack; teacher).
+They just go on."""
 _OVERRIDE = """
 data val_data pixels
 epochs warmup_epochs lr_per_256 warmup_start_lr final_lr layer_decay clip_grad_norm precision

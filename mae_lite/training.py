@@ -155,7 +155,7 @@ def assemble(
         method.teacher = teacher
     found = state or checkpoint.newest(folder)
     if found is None:
-        load_initial(method, recipe, runtime.init)
+        load_initial(method, recipe, runtime.init, runtime.allow_missing)
     ema = _average(method, recipe, fabric.device)
     plain = build_optimizer(method, recipe)
     wrapped, optimizer = fabric.setup(_compiled(method) if runtime.compiled else method, plain)
