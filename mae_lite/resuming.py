@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mae_lite.errors import ConfigError, nearest
+from mae_lite import provenance
+from mae_lite.errors import CheckpointError, ConfigError, nearest
 
 Class = Literal["safe", "override", "new run"]
 
@@ -134,6 +135,24 @@ def check_names(override: Sequence[str]) -> None:
                 expected="names of settings that may change on the way, e.g. epochs or optimizer.weight_decay",
                 fix="--override FIELD ..., as the message that asked for it says",
             )
+
+
+def newer(where: str, found: int, known: int, version: str | None) -> CheckpointError:
+    """Return the error of a run in a format that this version does not know.
+
+    Args:
+        where: what to call it.
+        found: its format.
+        known: the newest known one.
+        version: of mae_lite that wrote it, where that is known.
+    """
+    wrote, here = (f" of mae_lite {one}" if one else "" for one in (version, provenance.version("mae_lite")))
+    return CheckpointError(
+        f"{where} was written by a newer version",
+        found=f"format {found}{wrote}",
+        expected=f"at most {known}{here}",
+        fix="upgrade mae_lite",
+    )
 
 
 def _class(name: str) -> Class:

@@ -121,6 +121,12 @@ def last_start(run: Path) -> dict[str, Any]:
     return dict(starts[-1]) if starts else {}
 
 
+def check_format(record: Mapping[str, Any], run: Path) -> None:
+    """Refuse what a newer version wrote in ``run``; raises CheckpointError with both formats and versions."""
+    if isinstance(found := record.get("format"), int) and found > FORMAT:
+        raise resuming.newer(repr(str(run)), found, FORMAT, (last_start(run).get("versions") or {}).get("mae_lite"))
+
+
 def checkpoints(run: Path) -> list[tuple[int, Path]]:
     """Return (step, folder) of all checkpoints of a run, the newest first, verified or not."""
     found = [(int(m[1]), p) for p in (run / "checkpoints").glob("step_*") if (m := _STEP.fullmatch(p.name))]
@@ -276,13 +282,7 @@ class RunDir:
         changes_of_data: Callable[[Mapping[str, Any]], str],
     ) -> None:
         saved = read_json(self.path / "recipe.json", "another folder with --out")
-        if saved.get("format", 0) > FORMAT:
-            raise CheckpointError(
-                f"{str(self.path)!r} was written by a newer version",
-                found=f"format {saved['format']}",
-                expected=f"at most {FORMAT}",
-                fix="upgrade mae_lite",
-            )
+        check_format(saved, self.path)
         saved.setdefault("pixels", "exact")  # the only way there was
         found = resuming.changes(saved, description)
         resuming.allowed(found, override, str(self.path), changes_of_data(saved.get("fingerprint") or {}))

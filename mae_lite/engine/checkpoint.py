@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mae_lite import files, rundir
+from mae_lite import files, resuming, rundir
 from mae_lite.errors import CheckpointError, DiskError
 from mae_lite.models import weights
 
@@ -116,8 +116,8 @@ def restore(
         CheckpointError: when the contents do not fit.
     """
     state = json.loads(contents["state.json"])
-    if state.pop("format", 0) > rundir.FORMAT:
-        raise CheckpointError("the checkpoint was written by a newer version", fix="upgrade mae_lite")
+    if (found := state.pop("format", 0)) > rundir.FORMAT:
+        raise resuming.newer("the checkpoint", found, rundir.FORMAT, None)
     _load(method, contents, "model.safetensors")
     if ema is not None:
         _load(ema, contents, "ema.safetensors")

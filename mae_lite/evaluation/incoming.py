@@ -155,6 +155,7 @@ def described(run: Path, what: str) -> tuple[dict[str, Any], config.Recipe]:
         raise CheckpointError(
             f"{str(run)!r} is not a run folder: its recipe.json was not written by a run", fix=f"give {what}"
         )
+    rundir.check_format(record, run)
     try:
         return record, build(config.Recipe, record["recipe"])
     except ConfigError as error:

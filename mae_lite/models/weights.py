@@ -253,10 +253,9 @@ def load_into(
     missing = [key for key in own if key not in fitting and not _matches(key, whole)]
     refused = [key for key in missing if not _matches(key, allow_missing or ())]
     problems = [f"{key}: missing {list(own[key].shape)}" for key in refused]
+    left_out = sorted(key for key in tensors if key not in own)
     problems += [
-        f"{key}: {list(tensors[key].shape)} not in the model"
-        for key in tensors
-        if key not in own and not _matches(key, dropped)
+        f"{key}: {list(tensors[key].shape)} not in the model" for key in left_out if not _matches(key, dropped)
     ]
     problems += [
         f"{key}: {list(value.shape)} for {list(own[key].shape)}"
@@ -272,7 +271,6 @@ def load_into(
     fresh = sorted(key for key in own if key not in fitting and key not in missing)
     if fresh:
         _log.info("%s: %d tensors that it lacks start anew (%s, ...)", source, len(fresh), fresh[0])
-    left_out = sorted(key for key in tensors if key not in own)
     if left_out:
         _log.info("%s: %d tensors not needed here were dropped (%s, ...)", source, len(left_out), left_out[0])
     model.load_state_dict({**own, **fitting})
