@@ -107,7 +107,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{str(path.parent)!r} is not a run folder: no {path.name}{near}", fix=f"give {what}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be read", found=str(error), fix=f"give {what}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(path)!r} holds no JSON object", fix=f"give {what}")

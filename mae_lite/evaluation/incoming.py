@@ -180,7 +180,7 @@ def _run(path: Path) -> Incoming:
     run = path.parent.parent if (path / files.MANIFEST).exists() else path
     record, recipe = described(run, "a run folder, a checkpoint folder or a file with weights")
     if run != path:
-        raw = method_tensors(files.read_folder(path))
+        raw = method_tensors(checkpoint.read(path))
     else:
         newest = checkpoint.newest(run)
         if newest is None:
