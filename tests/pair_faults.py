@@ -1,4 +1,4 @@
-"""Two ranks with few images, with numbers of one that are not finite, beside a disk that hangs, and without training.
+"""Two ranks with few images, with bad numbers of one of them, beside a disk that hangs, and without training.
 
 python tests/pair_faults.py FOLDER SCENARIO          prints one line of JSON
 """
@@ -79,11 +79,11 @@ def listed(said: str, what: str) -> list[list[int]]:
 
 
 def uneven(folder: Path) -> dict[str, Any]:
-    """Train on 7, 9 and 1 images, and validate on 9, 7 and 1: numbers that two ranks cannot share evenly."""
+    """Train on 7, 9 and 1 images, and validate on 9 and 1: numbers that two ranks cannot share evenly."""
     found: dict[str, Any] = {}
     recipe = toy.classifier(labels_per_class=None, global_batch_size=2, epochs=2, warmup_epochs=0)
     settings = {"validate_every_epochs": 2, "allow_empty_classes": True}
-    for train, val in ((7, 9), (9, 7), (8, 1)):
+    for train, val in ((7, 9), (9, 1)):
         places = {"data": pictures(folder / f"train-{train}", train), "val_data": pictures(folder / f"val-{val}", val)}
         run = folder / f"run-{train}-{val}"
         ends = pairs.pair(
@@ -94,7 +94,8 @@ def uneven(folder: Path) -> dict[str, Any]:
             **{what: [listed(end.said, what) for end in ends] for what in ("train", "val")},
             "top1": [row["val_top1"] for row in read_rows(run) if "val_top1" in row],
         }
-    one = flags("pretrain", toy.mae(global_batch_size=2, epochs=2), folder / "one", data=pictures(folder / "single", 1))
+    single = Path(pictures(folder / "single", 1)) / "a"
+    one = flags("pretrain", toy.mae(global_batch_size=2, epochs=2), folder / "one", data=single)
     found["1"] = {"ends": [asdict(end) for end in pairs.pair(folder / "one-logs", one)]}
     return found
 
@@ -103,11 +104,10 @@ def uneven(folder: Path) -> dict[str, Any]:
 
 
 def seed_that_fails_on(rank: int) -> int:
-    """Return a seed of whose third update this rank gets the white picture."""
+    """Return a seed of whose third update (counted from 0) this rank gets the white picture."""
     for seed in range(1000):
-        order = {"samples": poison.PICTURES, "global_batch_size": 16, "micro_batch_size": 8, "seed": seed, "ranks": 2}
-        plans = [Plan(**order, rank=one) for one in (0, 1)]
-        (_, ids), _ = next(iter(plans[rank].batches(FAILS_AT, FAILS_AT + 1))), None
+        plan = Plan(samples=poison.PICTURES, global_batch_size=16, micro_batch_size=8, seed=seed, ranks=2, rank=rank)
+        ((_, ids),) = plan.keys(FAILS_AT, FAILS_AT + 1)
         if poison.PICTURES - 1 in ids.tolist():
             return seed
     raise AssertionError("no seed")
