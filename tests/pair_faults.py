@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,12 @@ def poisoned(folder: Path) -> dict[str, Any]:
 
 def hanging() -> None:
     """Let the first rank wait for ever where it reads what is left of the run."""
-    ending.remaining = lambda folder: time.sleep(1000) or str(folder)
+
+    def remaining(folder: Path) -> str:
+        time.sleep(1000)
+        return str(folder)
+
+    ending.remaining = remaining
 
 
 def silenced(folder: Path) -> dict[str, Any]:
@@ -191,10 +196,10 @@ def at_features(act: Callable[[], None]) -> Callable[[], None]:
     def plant() -> None:
         follow = kept.features_of
 
-        def features_of(*rest: Any) -> Any:
+        def features_of(model: Any, images: torch.Tensor, taps: Sequence[kept.Tap]) -> dict[kept.Tap, torch.Tensor]:
             if rank_here() == 1:
                 act()
-            return follow(*rest)
+            return follow(model, images, taps)
 
         kept.features_of = features_of
 

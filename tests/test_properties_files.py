@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,15 @@ def test_bytes_spliced_into_an_image_leave_an_image_or_one_error(kind: str, at: 
     whole = WHOLE[kind]
     place = int(at * len(whole))
     spliced = Example("spliced", whole[:place] + junk + whole[place + cut :])
-    for read in (decode, lambda *how: decode_raster(*how, Reading())):
+    readers: tuple[Callable[[], Any], ...] = (
+        lambda: decode(spliced, 3),
+        lambda: decode_raster(spliced, 3, Reading()),
+    )
+    for read in readers:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # not even a warning reaches the user
             try:
-                found = read(spliced, 3)
+                found = read()
             except DataError as error:
                 assert "'spliced'" in error.what and error.fix and "Traceback" not in str(error)
             else:
