@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -101,6 +102,23 @@ def test_any_field_of_a_recipe_may_be_anything(data: st.DataObject) -> None:
         refused(error)
     else:
         kept(recipe)
+
+
+@pytest.mark.parametrize("kind", toy.EVERY)
+def test_no_field_takes_a_number_that_is_not_finite(kind: str) -> None:
+    """Where words are free, "-inf" is one."""
+    whole = toy.EVERY[kind]().model_dump(mode="json")
+    for name, number in itertools.product(leaf_fields(Recipe, whole), (math.nan, math.inf, "-inf")):
+        values = json.loads(json.dumps(whole))
+        *pages, leaf = name.split(".")
+        page = values
+        for one in pages:
+            page = page[one]
+        page[leaf] = number
+        try:
+            kept(build(Recipe, values))
+        except ConfigError as error:
+            refused(error)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
