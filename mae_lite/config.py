@@ -687,13 +687,14 @@ def _check_mask_ratio(method: Hiding, patches: int) -> None:
     ratio = method.mask_ratio
     if math.isfinite(ratio) and 0 < ratio < 1 and 1 <= method.kept(patches) < patches:
         return
-    low, high = 1 / patches, 1 - 1 / patches
+    digits = 10 ** max(4, len(str(patches)) + 1)  # rounded inwards, so that what is named is allowed
+    low, high = math.ceil(digits / patches) / digits, math.floor(digits - digits / patches) / digits
     square = isinstance(method, SimMIM)
     what, plural, smaller = ("square", "squares", "mask_unit_px") if square else ("patch", "patches", "patch_size")
     raise ConfigError(
         "method.mask_ratio",
         found=f"{ratio:g}",
-        expected=f"{low:.4g} to {high:.4g}, so that at least one of {patches} {plural} is hidden and one visible"
+        expected=f"{low:.12g} to {high:.12g}, so that at least one of {patches} {plural} is hidden and one visible"
         if patches > 1
         else f"an image of more than one {what}",
         fix=f"--method.mask-ratio {type(method).model_fields['mask_ratio'].default}"
@@ -708,8 +709,9 @@ def _check_hidden(recipe: Recipe, method: Hiding) -> None:
     if isinstance(method, Squares):
         side = method.mask_unit_px
         if side % encoder.patch_size or encoder.image_size % side:
-            fitting = [n for n in range(1, encoder.image_size + 1) if encoder.image_size % n == 0]
-            fitting = [n for n in fitting if n % encoder.patch_size == 0]
+            patches = encoder.image_size // encoder.patch_size
+            near = range(1, min(patches, 1024) + 1)  # more patches along a side than anybody has
+            fitting = [n * encoder.patch_size for n in near if patches % n == 0]
             raise ConfigError(
                 "method.mask_unit_px",
                 found=str(side),
@@ -1083,6 +1085,9 @@ class Runtime(Config):
     """Settings that may differ from those the run in --out was begun with, e.g. epochs; "data" for changed images."""
     init: str | None = None
     """Weights to start from: a run folder, a checkpoint folder, a file, or pretrained:NAME (docs/predict.md)."""
+    allow_missing: tuple[str, ...] = ()
+    """Patterns of tensors that --init may lack and that then start anew, e.g. encoder.norm.*; each must match one that
+    it does lack."""
     teacher: str | None = None
     """Weights of the teacher that a recipe distils: a run folder, a checkpoint folder, a timm folder, a file, or
     timm:NAME for pre-trained weights that timm knows."""

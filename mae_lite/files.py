@@ -223,7 +223,7 @@ def read_folder(path: Path) -> dict[str, bytes]:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r} has no readable {MANIFEST}", found=repr(error), fix=fix) from error
     contents = {}
     for name, (size, digest) in expected.items():

@@ -19,13 +19,14 @@ def of_this_start() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _LIBRARIES},
+        "versions": {name: version(name) for name in _LIBRARIES},
         "git": _git(),
         "machine": {"host": socket.gethostname(), "system": platform.platform(), "cpus": os.cpu_count()},
     }
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Return the version of an installed package; None where it is not installed as one."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

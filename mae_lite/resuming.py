@@ -6,17 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mae_lite.errors import ConfigError, nearest
+from mae_lite import provenance
+from mae_lite.errors import CheckpointError, ConfigError, nearest
 
 Class = Literal["safe", "override", "new run"]
 
 _SAFE = """
 name parent note.source note.command note.cost note.expected
-on_bad on_nan allow_empty_classes out override init teacher stop_after_steps micro_batch_size workers loading
-log_every_steps save_every_steps validate_every_epochs probe_every_epochs probe_images devices accelerator compiled
-tensorboard progress
+on_bad on_nan allow_empty_classes out override init allow_missing teacher stop_after_steps micro_batch_size workers
+loading log_every_steps save_every_steps validate_every_epochs probe_every_epochs probe_images devices accelerator
+compiled tensorboard progress
 """
-"""They change no result beyond rounding, or what they name is known by its hash (init, teacher). They just go on."""
+"""They change no result beyond rounding, or what they name is known by its hash (init, with what it may lack; teacher).
+They just go on."""
 _OVERRIDE = """
 data val_data pixels
 epochs warmup_epochs lr_per_256 warmup_start_lr final_lr layer_decay clip_grad_norm precision
@@ -133,6 +135,24 @@ def check_names(override: Sequence[str]) -> None:
                 expected="names of settings that may change on the way, e.g. epochs or optimizer.weight_decay",
                 fix="--override FIELD ..., as the message that asked for it says",
             )
+
+
+def newer(where: str, found: int, known: int, version: str | None) -> CheckpointError:
+    """Return the error of a run in a format that this version does not know.
+
+    Args:
+        where: what to call it.
+        found: its format.
+        known: the newest known one.
+        version: of mae_lite that wrote it, where that is known.
+    """
+    wrote, here = (f" of mae_lite {one}" if one else "" for one in (version, provenance.version("mae_lite")))
+    return CheckpointError(
+        f"{where} was written by a newer version",
+        found=f"format {found}{wrote}",
+        expected=f"at most {known}{here}",
+        fix="upgrade mae_lite",
+    )
 
 
 def _class(name: str) -> Class:

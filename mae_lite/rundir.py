@@ -107,7 +107,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{str(path.parent)!r} is not a run folder: no {path.name}{near}", fix=f"give {what}"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be read", found=str(error), fix=f"give {what}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(path)!r} holds no JSON object", fix=f"give {what}")
@@ -119,6 +119,12 @@ def last_start(run: Path) -> dict[str, Any]:
     path = run / "provenance.json"
     starts = read_json(path, "a run folder").get("starts") if path.exists() else None
     return dict(starts[-1]) if starts else {}
+
+
+def check_format(record: Mapping[str, Any], run: Path) -> None:
+    """Refuse what a newer version wrote in ``run``; raises CheckpointError with both formats and versions."""
+    if isinstance(found := record.get("format"), int) and found > FORMAT:
+        raise resuming.newer(repr(str(run)), found, FORMAT, (last_start(run).get("versions") or {}).get("mae_lite"))
 
 
 def checkpoints(run: Path) -> list[tuple[int, Path]]:
@@ -276,13 +282,7 @@ class RunDir:
         changes_of_data: Callable[[Mapping[str, Any]], str],
     ) -> None:
         saved = read_json(self.path / "recipe.json", "another folder with --out")
-        if saved.get("format", 0) > FORMAT:
-            raise CheckpointError(
-                f"{str(self.path)!r} was written by a newer version",
-                found=f"format {saved['format']}",
-                expected=f"at most {FORMAT}",
-                fix="upgrade mae_lite",
-            )
+        check_format(saved, self.path)
         saved.setdefault("pixels", "exact")  # the only way there was
         found = resuming.changes(saved, description)
         resuming.allowed(found, override, str(self.path), changes_of_data(saved.get("fingerprint") or {}))

@@ -72,7 +72,8 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
         folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime, weights, taught)
         train, held_out = inputs.images(recipe, runtime, images)
         fabric = start_fabric(recipe, runtime)
-        with Peers(fabric, partial(ending.remaining, folder)) as peers:
+        ranks = fabric.global_rank, fabric.world_size
+        with Peers(*ranks, fabric.barrier, partial(ending.remaining, folder)) as peers:
             with peers.together():
                 description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
                 peak = partial(peak_memory_mb, fabric.device)
@@ -155,7 +156,7 @@ def assemble(
         method.teacher = teacher
     found = state or checkpoint.newest(folder)
     if found is None:
-        load_initial(method, recipe, runtime.init)
+        load_initial(method, recipe, runtime.init, runtime.allow_missing)
     ema = _average(method, recipe, fabric.device)
     plain = build_optimizer(method, recipe)
     wrapped, optimizer = fabric.setup(_compiled(method) if runtime.compiled else method, plain)

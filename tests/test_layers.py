@@ -450,6 +450,9 @@ BYPASSES = {
         "def f():\n    from torch.hub import load_state_dict_from_url",
         "import torch\ntorch.export.load('x')",
         "from onnx import load",
+        "import yaml",
+        "from yaml import safe_load",
+        "def f():\n    from omegaconf import OmegaConf",
     ],
     "image": [
         "from PIL import Image\nImage.open('x')",

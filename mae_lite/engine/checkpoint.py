@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mae_lite import files, rundir
+from mae_lite import files, resuming, rundir
 from mae_lite.errors import CheckpointError, DiskError
 from mae_lite.models import weights
 
@@ -96,7 +96,7 @@ def newest(run: Path) -> tuple[int, dict[str, bytes]] | None:
     found = rundir.checkpoints(run)
     for step, folder in found:
         try:
-            return step, files.read_folder(folder)
+            return step, read(folder)
         except CheckpointError as error:
             _log.warning("%s; falling back to the checkpoint before", str(error).splitlines()[0])
     if found:
@@ -107,6 +107,23 @@ def newest(run: Path) -> tuple[int, dict[str, bytes]] | None:
     return None
 
 
+def read(folder: Path) -> dict[str, bytes]:
+    """Read the files of one checkpoint.
+
+    Raises:
+        CheckpointError: when one is damaged, or the manifest tells of more or fewer than there are.
+    """
+    contents = files.read_folder(folder)
+    there = {path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".json")} - {files.MANIFEST}
+    if odd := sorted({"model.safetensors", *there} - contents.keys()):
+        raise CheckpointError(
+            f"{str(folder)!r} is not whole",
+            found=f"a manifest without {', '.join(odd)}",
+            fix=f"delete {str(folder)!r} to fall back to an older checkpoint, or copy it again from its source",
+        )
+    return contents
+
+
 def restore(
     contents: Mapping[str, bytes], method: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None
 ) -> Progress:
@@ -115,13 +132,13 @@ def restore(
     Raises:
         CheckpointError: when the contents do not fit.
     """
-    state = json.loads(contents["state.json"])
-    if state.pop("format", 0) > rundir.FORMAT:
-        raise CheckpointError("the checkpoint was written by a newer version", fix="upgrade mae_lite")
+    state = json.loads(_part(contents, "state.json"))
+    if (found := state.pop("format", 0)) > rundir.FORMAT:
+        raise resuming.newer("the checkpoint", found, rundir.FORMAT, None)
     _load(method, contents, "model.safetensors")
     if ema is not None:
         _load(ema, contents, "ema.safetensors")
-    tensors = weights.from_bytes(contents["optimizer.safetensors"], "optimizer.safetensors")
+    tensors = weights.from_bytes(_part(contents, "optimizer.safetensors"), "optimizer.safetensors")
     names = [name for group in optimizer.param_groups for name in group["names"]]
     saved: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
@@ -132,9 +149,13 @@ def restore(
 
 
 def _load(module: nn.Module, contents: Mapping[str, bytes], name: str) -> None:
+    weights.load_into(module, weights.from_bytes(_part(contents, name), name), source=name)
+
+
+def _part(contents: Mapping[str, bytes], name: str) -> bytes:
     if name not in contents:
         raise CheckpointError(f"the checkpoint has no {name}", fix="start anew with --out FOLDER")
-    weights.load_into(module, weights.from_bytes(contents[name], name), source=name)
+    return contents[name]
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

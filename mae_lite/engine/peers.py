@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import select
 import socket
 import sys
 import threading
@@ -18,16 +17,15 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
-from lightning_fabric import Fabric
 from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
-from mae_lite import errors
-from mae_lite.engine.leaving import LastWords, leave
-from mae_lite.errors import MaeLiteError, PeerError, shortly
+from mae_lite import errors, launch
+from mae_lite.engine.handles import ended, handle_of, place_of_this
+from mae_lite.engine.leaving import LastWords, end_soon, in_time, leave
+from mae_lite.errors import EXIT_INTERRUPTED, MaeLiteError, PeerError, shortly
 
 _BEAT_SECONDS = 0.5
 _SILENT_SECONDS = 20.0
@@ -41,19 +39,20 @@ _starts = 0
 
 
 class Peers:
-    """Context of a run on several ranks; on one it does nothing."""
+    """Context of work on several ranks; on one it does nothing."""
 
-    def __init__(self, fabric: Fabric, resume: Callable[[], str]) -> None:
+    def __init__(self, rank: int, ranks: int, barrier: Callable[[], object], resume: Callable[[], str]) -> None:
         """Prepare.
 
         Args:
-            fabric: launched.
-            resume: says, as part of a line ``Fix:``, what is left of the run and how it goes on.
+            rank: of this process, in a process group that all have joined.
+            ranks: how many there are.
+            barrier: returns when all have called it.
+            resume: says, as part of a line ``Fix:``, what is left of the work and how it goes on.
         """
         self.last_words: LastWords = _nothing
         """What to do about an error before this process ends; the first rank's goes to ``status.json``."""
-        self._fabric, self._resume = fabric, resume
-        self._rank, self._ranks = fabric.global_rank, fabric.world_size
+        self._rank, self._ranks, self._barrier, self._resume = rank, ranks, barrier, resume
         self._exit_code: int | None = None
         self._failure: dict[str, Any] | None = None
         self._known, self._over = threading.Event(), threading.Event()
@@ -77,14 +76,18 @@ class Peers:
         """Let them go."""
         self._over.set()
 
+    def part(self) -> None:
+        """Let them go for good after what was done together: how this process ends concerns nobody else."""
+        atexit.unregister(self._at_exit)
+
     def _meet(self) -> None:
-        place, host = _place(), socket.gethostname()
+        place, host = place_of_this(), socket.gethostname()
         self._store.set(f"who/{self._rank}", json.dumps({"host": host, "pid": os.getpid(), "place": place}))
         for rank in range(self._ranks):
             about = json.loads(self._store.get(f"who/{rank}"))  # waits for it
             self._hosts[rank] = about["host"]
             if rank != self._rank:
-                self._handles[rank] = _handle(about["pid"]) if about["place"] == place else None
+                self._handles[rank] = handle_of(about["pid"]) if about["place"] == place else None
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -97,10 +100,12 @@ class Peers:
         try:
             yield
             if self._ranks > 1:
-                self._fabric.barrier()
+                self._barrier()
         except BaseException as error:
-            cause = error if self._ranks == 1 else self._cause(error)
-            self._exit_code = cause.exit_code if isinstance(cause, MaeLiteError) else 1
+            asked = isinstance(error, KeyboardInterrupt)  # whoever is interrupted knows why
+            cause = error if self._ranks == 1 or asked else self._cause(error)
+            other = EXIT_INTERRUPTED if asked else 1
+            self._exit_code = cause.exit_code if isinstance(cause, MaeLiteError) else other
             self._over.set()
             self._say("ready")
             if cause is error:
@@ -180,11 +185,11 @@ class Peers:
         rank, lost = failure["rank"], "said" not in failure
         shared = self._rank != (1 if rank == 0 and lost else 0)
         who = f"rank {rank} of {self._ranks} on {failure['host']}" if rank is not None else "a rank"
-        left = "" if shared else f"; {self._resume()}"
+        late = f"what was saved cannot be read now; the same command goes on with it: {launch.command()}"
+        left = "" if shared else f"; {in_time(self._resume, late)}"
         if "kind" in failure:
             what, found, expected, fix = failure["parts"]
-            kind = getattr(errors, failure["kind"], MaeLiteError)
-            error: MaeLiteError = kind(f"{who}: {what}", found=found, expected=expected, fix=fix + left)
+            error: MaeLiteError = _kind(failure)(f"{who}: {what}", found=found, expected=expected, fix=fix + left)
         elif lost:
             error = PeerError(f"{who} was killed or lost", fix=f"look for out of memory in the system's log{left}")
         else:
@@ -201,6 +206,7 @@ class Peers:
                 self._note(self._lost(0))
             if self._known.is_set():
                 if not self._over.wait(_GRACE_SECONDS) and self._failure is not None:
+                    end_soon(_kind(self._failure).exit_code)
                     error = self._as_error(self._failure)
                     leave(error, speak=not error.shared, last_words=self.end)
                 return
@@ -217,7 +223,7 @@ class Peers:
     def _look(self) -> None:
         """Say that this rank lives, and see whether the others do."""
         self._store.set(f"beat/{self._rank}", str(time.monotonic()))
-        gone = [rank for rank, handle in self._handles.items() if handle is not None and _ended(handle)]
+        gone = [rank for rank, handle in self._handles.items() if handle is not None and ended(handle)]
         follower = (self._rank + 1) % self._ranks
         if self._handles[follower] is None and self._silent(follower):
             gone.append(follower)
@@ -247,7 +253,7 @@ class Peers:
 
         The first rank speaks for the others, and holds the store: it goes when all know why, the others after it.
         """
-        gone = {rank for rank, handle in self._handles.items() if handle is not None and _ended(handle)}
+        gone = {rank for rank, handle in self._handles.items() if handle is not None and ended(handle)}
         if self._rank == 0:
             if self._exit_code is not None:
                 self._wait([f"ready/{rank}" for rank in range(self._ranks) if rank not in gone], _HEARD_SECONDS)
@@ -264,31 +270,10 @@ def _of_a_collective(text: str) -> bool:
     return any(name in text for name in ("gloo", "NCCL", "TCPStore"))
 
 
+def _kind(failure: dict[str, Any]) -> type[MaeLiteError]:
+    kind: type[MaeLiteError] = getattr(errors, failure.get("kind", "PeerError"), MaeLiteError)
+    return kind
+
+
 def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one.get("said") == other.get("said") is not None
-
-
-def _place() -> str:
-    """Return what two processes have in common that can see each other's numbers; empty where that is unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"unlike any other: {socket.gethostname()} {os.getpid()}"
-
-
-def _handle(process: int) -> int | None:
-    """Return what becomes readable when a process ends, -1 for one that has ended, None where there is no such thing.
-
-    Unlike its number it is nobody else's later.
-    """
-    try:
-        return os.pidfd_open(process)
-    except ProcessLookupError:
-        return -1
-    except (AttributeError, OSError):
-        return None
-
-
-def _ended(handle: int) -> bool:
-    return handle < 0 or bool(select.select([handle], [], [], 0)[0])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -140,20 +139,3 @@ def on_rank_zero(fabric: Fabric, action: Callable[[], T]) -> T | None:
         error.shared = True
         raise error
     return result
-
-
-@contextmanager
-def joined() -> Iterator[tuple[int, int]]:
-    """Join the processes that torchrun has started for a command that does not train; yield rank and number.
-
-    Without torchrun this process is alone. They wait for each other at the end of the block.
-    """
-    if launch.number("WORLD_SIZE", 1, least=1) == 1:
-        yield 0, 1
-        return
-    torch.distributed.init_process_group("gloo", timeout=timedelta(days=1))  # a slow disk may keep one for hours
-    try:
-        yield torch.distributed.get_rank(), torch.distributed.get_world_size()
-        torch.distributed.barrier()
-    finally:
-        torch.distributed.destroy_process_group()

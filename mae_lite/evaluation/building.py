@@ -39,7 +39,7 @@ def built(source: str, found: Incoming, heads: int | None, *, head: bool) -> Any
     Raises:
         CheckpointError: when the tensors are no whole Vision Transformer, or nobody knows its number of heads.
     """
-    tensors = {name: value.float() for name, value in found.found.tensors.items() if name.startswith("encoder.")}
+    tensors = {name: value for name, value in found.found.tensors.items() if name.startswith("encoder.")}
     for note in found.found.notes:
         _log.warning("%s: %s", source, note)
     token = tensors.get("encoder.cls_token")

@@ -155,6 +155,7 @@ def described(run: Path, what: str) -> tuple[dict[str, Any], config.Recipe]:
         raise CheckpointError(
             f"{str(run)!r} is not a run folder: its recipe.json was not written by a run", fix=f"give {what}"
         )
+    rundir.check_format(record, run)
     try:
         return record, build(config.Recipe, record["recipe"])
     except ConfigError as error:
@@ -179,7 +180,7 @@ def _run(path: Path) -> Incoming:
     run = path.parent.parent if (path / files.MANIFEST).exists() else path
     record, recipe = described(run, "a run folder, a checkpoint folder or a file with weights")
     if run != path:
-        raw = method_tensors(files.read_folder(path))
+        raw = method_tensors(checkpoint.read(path))
     else:
         newest = checkpoint.newest(run)
         if newest is None:

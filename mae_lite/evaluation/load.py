@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, assert_never
@@ -17,6 +17,7 @@ from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation import incoming, keeping
 from mae_lite.methods.base import Method
 from mae_lite.models import weights
+from mae_lite.models.fitting import check_patterns
 from mae_lite.models.relative import TABLE, has_tables
 
 _log = logging.getLogger(__name__)
@@ -132,14 +133,15 @@ def _check_heads(init: str, heads: int | None, encoder: config.Encoder, flag: st
         )
 
 
-def load_initial(method: Method, recipe: config.Recipe, init: str | None) -> None:
+def load_initial(method: Method, recipe: config.Recipe, init: str | None, allow_missing: Sequence[str] = ()) -> None:
     """Load the weights that a run starts from; a classification head always starts new.
 
     Raises:
-        ConfigError: when the recipe and ``init`` do not go together.
+        ConfigError: when the recipe and ``init`` do not go together, or ``allow_missing`` allows nothing.
         CheckpointError: when the weights do not fit.
     """
     if init is None:
+        check_patterns(allow_missing, (), "a start without --init")
         if recipe.start == "pretrained":
             raise ConfigError(
                 f"recipe {recipe.name!r} fine-tunes pre-trained weights",
@@ -164,7 +166,7 @@ def load_initial(method: Method, recipe: config.Recipe, init: str | None) -> Non
     dropped = ["encoder.head.*", *_HEADS]
     if isinstance(recipe.method, config.Supervised) and recipe.method.pooling == "mean":
         dropped.append("encoder.norm.*")
-    weights.load_into(method, tensors, new=fresh, dropped=dropped, source=init)
+    weights.load_into(method, tensors, new=fresh, dropped=dropped, allow_missing=allow_missing, source=init)
 
 
 def _check_tables(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> None:
@@ -236,8 +238,11 @@ def _with_decoder(
     if not any(name.startswith("decoder.") for name in tensors):
         _log.warning("%s has no decoder: it starts anew", init)
         return tensors, ["decoder.*"]
-    channels = tensors["encoder.patch_embed.proj.weight"].shape[1]
-    if channels != encoder.channels or len(tensors["decoder.pred.weight"]) != method.values(encoder):
+    projection, last = tensors.get("encoder.patch_embed.proj.weight"), tensors.get("decoder.pred.weight")
+    if projection is None or last is None or projection.ndim != 4 or last.ndim != 2:
+        return tensors, []  # loading says what is wrong
+    channels = projection.shape[1]
+    if channels != encoder.channels or len(last) != method.values(encoder):
         what = "painted other channels" if channels != encoder.channels else "predicted something else"
         _log.warning("%s %s: the decoder's last layer starts anew", init, what)
         kept = {name: value for name, value in tensors.items() if not name.startswith("decoder.pred.")}
@@ -261,7 +266,7 @@ def _with_painter(tensors: dict[str, Tensor], shape: tuple[int, int], init: str)
 def _with_map(tensors: dict[str, Tensor], method: config.FeatureDistillation, init: str) -> dict[str, Tensor]:
     """Leave out a map to tokens of another width, or to something else than tokens."""
     found = tensors.get("matching.weight")
-    if found is not None and found.shape[0] == method.teacher_width:
+    if found is not None and found.shape[:1] == (method.teacher_width,):
         return tensors
     _log.warning("%s has no map to tokens of width %d: it starts anew", init, method.teacher_width)
     return {name: value for name, value in tensors.items() if not name.startswith("matching.")}

@@ -16,9 +16,9 @@ from mae_lite.data import labels_file
 from mae_lite.data.bad_files import as_row
 from mae_lite.data.opening import open_source
 from mae_lite.data.sources import Indices, Source
-from mae_lite.engine.ranks import joined
+from mae_lite.engine.joining import joined
 from mae_lite.errors import ConfigError
-from mae_lite.frozen.kept import FeaturePass, Values, taps_of
+from mae_lite.frozen.kept import KEPT, FeaturePass, Values, taps_of
 from mae_lite.frozen.probe import load_models, manner_of
 from mae_lite.frozen.settings import EmbedSettings
 
@@ -90,7 +90,7 @@ def _made(model: str, settings: EmbedSettings) -> tuple[int, Callable[[], Embedd
         raise ConfigError(f"{model!r} has no class token", fix="take the mean of its patch tokens: --token patches")
     source = open_source(settings.data, settings.split, allow_empty=settings.allow_empty_classes)
     features = FeaturePass(analysed, source, taps, manner_of(settings), settings.split)
-    with joined() as (rank, ranks):
+    with joined(KEPT) as (rank, ranks):
         features.make(rank, ranks)
 
     def read() -> Embedded:

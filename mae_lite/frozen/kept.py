@@ -33,6 +33,8 @@ from mae_lite.errors import ConfigError, DataError
 from mae_lite.models.taps import tapped
 
 _log = logging.getLogger(__name__)
+KEPT = "the features made so far are kept, and the same command goes on with them"
+"""What is left of a pass that ended early."""
 _FORMAT = 1
 _PART = 1024
 Values = npt.NDArray[np.float32]

@@ -15,13 +15,13 @@ from mae_lite import config, overrides
 from mae_lite.analysis import loading
 from mae_lite.data.sources import Indices, subset
 from mae_lite.data.splits import stratified_split
-from mae_lite.engine.ranks import joined
+from mae_lite.engine.joining import joined
 from mae_lite.errors import ConfigError, DataError
 from mae_lite.evaluation import heads
 from mae_lite.evaluation.probes import weighted_knns
 from mae_lite.frozen import writing
 from mae_lite.frozen.images import Divided, Part, divided
-from mae_lite.frozen.kept import FeaturePass, Kept, Manner, Values, taps_of
+from mae_lite.frozen.kept import KEPT, FeaturePass, Kept, Manner, Values, taps_of
 from mae_lite.frozen.settings import FrozenSettings, ProbeSettings
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def probed(models: Sequence[str], settings: ProbeSettings, out: Path | None) -> 
     images = divided(settings)
     manner = manner_of(settings)
     passes = [_passes(model, images, settings, manner) for model in loaded]  # before any process makes something
-    with joined() as (rank, ranks):
+    with joined(KEPT) as (rank, ranks):
         for found in (found for pair in passes for found in pair):
             found.features.make(rank, ranks)
     if rank:

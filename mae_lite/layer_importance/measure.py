@@ -73,7 +73,8 @@ def measure(order: Order) -> curve.Curves:
     train = open_source(order.runtime.data, "train", allow_empty=order.runtime.allow_empty_classes)
     test = _test(order)
     # What is wrong with the weights would else come to light in every run anew.
-    load_initial(methods.build(order.recipe, len(train.classes or ())), order.recipe, init)
+    method = methods.build(order.recipe, len(train.classes or ()))
+    load_initial(method, order.recipe, init, order.runtime.allow_missing)
     files.make_folder(out)
     _log.info("%d fine-tunings with %s in %s; mae-lite watch %s/* shows them", len(wanted), order.recipe.name, out, out)
     runs = [(points.recipe_of(order.recipe, point, seed), _runtime(order, out, point, seed)) for point, seed in wanted]

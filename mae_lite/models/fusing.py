@@ -82,7 +82,7 @@ def _fold_scale(tensors: dict[str, Tensor]) -> bool:
 
 def _add_class_position(tensors: dict[str, Tensor]) -> bool:
     table = tensors.get("encoder.pos_embed")
-    if table is None or table.ndim != 3:
+    if table is None or table.ndim != 3 or not table.shape[1]:
         return False
     rows = table.shape[1]
     if math.isqrt(rows) ** 2 != rows or math.isqrt(rows - 1) ** 2 == rows - 1:

@@ -186,8 +186,8 @@ def resized_positions(table: Tensor, positions: int) -> Tensor:
 
     The class token's row stays as it is.
     """
-    old, new = math.isqrt(table.shape[1] - 1), math.isqrt(positions - 1)
-    if old**2 != table.shape[1] - 1 or new**2 != positions - 1:
+    old, new = math.isqrt(max(0, table.shape[1] - 1)), math.isqrt(positions - 1)
+    if old < 1 or old**2 != table.shape[1] - 1 or new**2 != positions - 1:
         raise ConfigError(
             "position table",
             found=f"{table.shape[1]} rows for {positions}",

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from mae_lite.errors import CheckpointError, shortly
 from mae_lite.models import layouts
-from mae_lite.models.relative import TABLE, resized_tables
-from mae_lite.models.vit import adapted_projection, resized_positions
+from mae_lite.models.fitting import check_patterns, fitted, unfit
 
 _log = logging.getLogger(__name__)
 _STATE_NAMES = ("model", "state_dict", "model_state", "model_ema", "state_dict_ema")
@@ -231,46 +230,47 @@ def load_into(
     *,
     new: Sequence[str] = (),
     dropped: Sequence[str] = (),
+    allow_missing: Sequence[str] | None = None,
     source: str,
 ) -> None:
-    """Load ``tensors`` into ``model``; positions and the patch projection's channels are adapted aloud; all else fits.
+    """Load ``tensors`` into ``model``; what :func:`mae_lite.models.fitting.fitted` adapts is told; all else fits.
 
     Args:
         model: receives the tensors.
         tensors: by the model's own names.
-        new: patterns of names that the model has and ``tensors`` may lack; they keep their initial values.
+        new: patterns of names, each of a part that ``tensors`` may lack as a whole; it keeps its initial values.
         dropped: patterns of names that ``tensors`` may have and the model lacks.
+        allow_missing: patterns that the user gave, of names that may be missing too; None where there is no such flag.
         source: what to call the tensors in messages.
 
     Raises:
-        CheckpointError: names the first five keys that are missing, left over or of another shape.
+        CheckpointError: names the first five keys that are missing, left over or of another shape or kind.
+        ConfigError: for a pattern of ``allow_missing`` that nothing missing has.
     """
     own = model.state_dict()
-    fitting = {key: tensors[key].to(own[key].dtype) for key in own if key in tensors}
-    cast = {str(tensors[key].dtype).removeprefix("torch.") for key in fitting if tensors[key].dtype != own[key].dtype}
-    if cast:
-        _log.info("%s: %s became what the model computes in", source, ", ".join(sorted(cast)))
-    for key, value in fitting.items():
-        if key.endswith("pos_embed") and value.shape[1:2] != own[key].shape[1:2] and value.ndim == 3:
-            fitting[key] = resized_positions(value, own[key].shape[1])
-        elif key.endswith("patch_embed.proj.weight") and value.ndim == 4:
-            fitting[key] = adapted_projection(value, own[key].shape[1])
-    fitting |= resized_tables(fitting, {key: len(own[key]) for key in fitting if key.endswith(TABLE)})
-    problems = [f"{key}: missing" for key in own if key not in fitting and not _matches(key, new)]
-    problems += [f"{key}: not in the model" for key in tensors if key not in own and not _matches(key, dropped)]
+    fitting = fitted({key: tensors[key] for key in own if key in tensors}, own, source)
+    whole = [pattern for pattern in new if not any(fnmatch.fnmatchcase(key, pattern) for key in fitting)]
+    missing = [key for key in own if key not in fitting and not _matches(key, whole)]
+    refused = [key for key in missing if not _matches(key, allow_missing or ())]
+    problems = [f"{key}: missing {list(own[key].shape)}" for key in refused]
+    left_out = sorted(key for key in tensors if key not in own)
+    problems += [
+        f"{key}: {list(tensors[key].shape)} not in the model" for key in left_out if not _matches(key, dropped)
+    ]
     problems += [
         f"{key}: {list(value.shape)} for {list(own[key].shape)}"
         for key, value in fitting.items()
         if value.shape != own[key].shape
     ]
     if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(
-            f"{source!r} does not fit the model in {len(problems)} of {len(own)} tensors",
-            found="; ".join(problems[:5]) + more,
-            fix="use a recipe with the encoder that these weights were trained with",
-        )
-    left_out = sorted(key for key in tensors if key not in own)
+        anew = allow_missing is not None and len(refused) == len(problems)
+        raise unfit(source, problems, len(own), [*(allow_missing or ()), *refused] if anew else [])
+    check_patterns(allow_missing or (), [key for key in own if key not in fitting], source)
+    if missing:
+        _log.warning("%s: as allowed, these start anew: %s", source, ", ".join(missing))
+    fresh = sorted(key for key in own if key not in fitting and key not in missing)
+    if fresh:
+        _log.info("%s: %d tensors that it lacks start anew (%s, ...)", source, len(fresh), fresh[0])
     if left_out:
         _log.info("%s: %d tensors not needed here were dropped (%s, ...)", source, len(left_out), left_out[0])
     model.load_state_dict({**own, **fitting})

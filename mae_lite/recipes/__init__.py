@@ -75,7 +75,7 @@ def _all() -> dict[str, Recipe]:
 def _from_file(path: Path) -> Recipe:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{str(path)!r} is not a readable recipe file", found=str(error), fix="check it") from error
     recipe = content.get("recipe", content) if isinstance(content, Mapping) else {}
     return build(Recipe, recipe if isinstance(recipe, Mapping) else {})
