@@ -41,7 +41,7 @@ LAYERS = (
         ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
         ("loading", "probing", "frozen", "exporting", "memory", "ending"),
         ("training", "cards", "copies"),
-        ("timing", "replaying"),
+        ("timing", "replaying", "pushing"),
     ),
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
     (
@@ -214,6 +214,7 @@ HOMES = {
     "url": {
         "mae_lite.data.fetch": "the fetcher",
         "mae_lite.data.fetch_rules": "takes addresses apart; nothing is fetched",
+        "mae_lite.pushing": "sends to the hub, by its own library; reads no file from it",
         "mae_lite.report.watch": "a server for this machine alone; nothing is fetched",
     },
     "print": {"mae_lite.terminal": "makes harmless what it prints"},

@@ -6,11 +6,13 @@ from pydantic import Field
 
 from mae_lite import config
 
+LICENCE = r"^[a-z0-9][a-z0-9.+-]*$"
+
 
 class CardSettings(config.Config):
     """How a card is measured, and what it tells."""
 
-    licence: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9.+-]*$")
+    licence: str | None = Field(None, pattern=LICENCE)
     """Of the model, by Hugging Face's name for it, such as apache-2.0; None leaves it unstated."""
     seconds: float = Field(0.5, ge=0.0)
     """Time each form for so long at every number of threads, and at every size of batch."""
