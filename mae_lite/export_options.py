@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from mae_lite import config
-from mae_lite.cards.settings import LICENCE, CardSettings
-from mae_lite.exporting.settings import CompareSettings, ExportSettings
+from mae_lite.cards.settings import LICENCE, CardSettings, MeasureSettings
+from mae_lite.exporting.settings import ExportSettings
 
 
 class ExportOptions(ExportSettings, CardSettings):
@@ -20,7 +20,7 @@ class ExportOptions(ExportSettings, CardSettings):
     """Print JSON instead of a table (also --json)."""
 
 
-class CardOptions(CompareSettings, CardSettings):
+class CardOptions(MeasureSettings):
     """Options of ``mae-lite card``."""
 
     out: str | None = None

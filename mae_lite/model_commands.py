@@ -116,16 +116,12 @@ def card(words: Sequence[str]) -> int:
     usage = "mae-lite card RUN|EXPORT [--images DATA] [--split test] [--licence apache-2.0] [--FIELD VALUE ...]"
     source, rest = positional(words, "the run or export", usage, "mae-lite card runs/NAME", CardOptions)
     options = options_from(flags_of(rest), CardOptions, "mae-lite card RUN|EXPORT", {})
-    from mae_lite.cards import card as measuring
     from mae_lite.cards.words import headline, short
     from mae_lite.report import card as writing
 
-    found, place = measuring.opened(source, options)
-    place = place if options.out is None else Path(options.out)
-    measuring.check(place)
-    record, pngs = measuring.measured(found, options)
-    measuring.publish(place, writing.contents(record, pngs))
-    said = [*headline(record, short(record["measured_on"]["data"])), f"The page: {in_line(place / 'card.html')}"]
+    record = writing.written(source, None if options.out is None else Path(options.out), options)
+    page = in_line(Path(record["out"]) / "card.html")
+    said = [*headline(record, short(record["measured_on"]["data"])), f"The page: {page}"]
     answer(record, "\n".join(said), options.json_output)
     return 0
 

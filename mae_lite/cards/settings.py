@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from mae_lite import config
+from mae_lite.exporting.settings import CompareSettings
 
 LICENCE = r"^[a-z0-9][a-z0-9.+-]*$"
 
@@ -20,3 +21,7 @@ class CardSettings(config.Config):
     """Wrong predictions to show as pictures; 0 shows none, for images that must not be published."""
     memory: bool = True
     """Measure peak memory; each form is opened by a process of its own for it."""
+
+
+class MeasureSettings(CompareSettings, CardSettings):
+    """All that a card can be asked for: images, and how they are used."""

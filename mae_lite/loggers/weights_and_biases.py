@@ -37,6 +37,7 @@ class WeightsAndBiases:
             id=identity,
             name=folder.resolve().name,
             resume="allow",
+            reinit="create_new",  # beside a run of the caller's own
             mode=mode,
             dir=str(folder.resolve()),
             config=dict(about),
