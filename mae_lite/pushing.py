@@ -31,7 +31,8 @@ def check_name(repo: str) -> None:
     Raises:
         ConfigError: says how they are written.
     """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not listed, but documented
 
     try:
         validate_repo_id(repo)

@@ -59,7 +59,7 @@ class MlflowRun:
     def _experiment(self, artifacts: str | None) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or "mae_lite"
         found = self._client.get_experiment_by_name(name)
-        return found.experiment_id if found else self._client.create_experiment(name, artifact_location=artifacts)
+        return str(found.experiment_id if found else self._client.create_experiment(name, artifact_location=artifacts))
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         """Send ``numbers``, and how far the run is."""
