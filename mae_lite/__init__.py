@@ -22,6 +22,7 @@ _WHERE = {
     "duplicates": ("mae_lite.copies.find", "duplicates"),
     "embed": ("mae_lite.frozen.embed", "embed"),
     "export": ("mae_lite.exporting.export", "export"),
+    "card": ("mae_lite.report.card", "card"),
     "evaluate": ("mae_lite.evaluation.classifier", "evaluate_run"),
     "predict": ("mae_lite.predicting.predict", "predict"),
     "load_encoder": ("mae_lite.predicting.models", "load_encoder"),

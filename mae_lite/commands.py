@@ -32,6 +32,7 @@ from mae_lite.model_commands import (
     export,
     predict,
     probe,
+    push,
 )
 from mae_lite.terminal import answer, say
 
@@ -209,6 +210,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "convert": convert,
     "export": export,
     "card": card,
+    "push": push,
     "analyze": analyze,
     "probe": probe,
     "embed": embed,

@@ -1064,6 +1064,9 @@ class Recipe(Config):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
+LoggerName = Literal["tensorboard", "wandb", "mlflow"]
+
+
 class Runtime(Config):
     """Where and how a run is carried out; nothing here changes the schedule."""
 
@@ -1124,10 +1127,18 @@ class Runtime(Config):
     compiled: bool = False
     """Compile the training step with torch.compile, which takes a minute or so and changes rounding; a run that is
     continued stays the same run, bit for bit, with the same choice."""
+    loggers: tuple[LoggerName, ...] = ("tensorboard",)
+    """Where rows of metrics.jsonl go too: tensorboard (event files), wandb (offline unless the environment says
+    otherwise), mlflow (a database in the run folder, or MLFLOW_TRACKING_URI)."""
     tensorboard: bool = True
-    """Write TensorBoard event files beside metrics.jsonl."""
+    """False takes tensorboard out of loggers."""
     progress: bool = True
     """Show progress."""
+
+    @property
+    def loggers_used(self) -> tuple[LoggerName, ...]:
+        """The loggers, each once, without tensorboard where that is false."""
+        return tuple(name for name in dict.fromkeys(self.loggers) if self.tensorboard or name != "tensorboard")
 
 
 class Request(Runtime, Recipe):

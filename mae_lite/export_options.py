@@ -1,9 +1,12 @@
-"""The options of ``mae-lite export`` and ``mae-lite card``."""
+"""The options of ``mae-lite export``, ``mae-lite card`` and ``mae-lite push``."""
 
 from __future__ import annotations
 
-from mae_lite.cards.settings import CardSettings
-from mae_lite.exporting.settings import CompareSettings, ExportSettings
+from pydantic import Field
+
+from mae_lite import config
+from mae_lite.cards.settings import LICENCE, CardSettings, MeasureSettings
+from mae_lite.exporting.settings import ExportSettings
 
 
 class ExportOptions(ExportSettings, CardSettings):
@@ -17,10 +20,23 @@ class ExportOptions(ExportSettings, CardSettings):
     """Print JSON instead of a table (also --json)."""
 
 
-class CardOptions(CompareSettings, CardSettings):
+class CardOptions(MeasureSettings):
     """Options of ``mae-lite card``."""
 
     out: str | None = None
     """Folder to write; None takes that of an export, RUN/card, or FOLDER-card beside a timm folder."""
     json_output: bool = False
     """Print JSON instead of sentences (also --json)."""
+
+
+class PushOptions(config.Config):
+    """Options of ``mae-lite push``."""
+
+    private: bool = False
+    """Create the repository for its owner alone."""
+    dry_run: bool = False
+    """List the files with their sizes, and send nothing."""
+    licence: str | None = Field(None, pattern=LICENCE)
+    """Of the model, by Hugging Face's name for it, such as apache-2.0; None takes what its card or itself states."""
+    json_output: bool = False
+    """Print JSON instead of text (also --json)."""

@@ -19,7 +19,7 @@ from mae_lite.cli_options import (
 )
 from mae_lite.cli_words import flags_of, options_from, positional, several
 from mae_lite.errors import DataError, in_line
-from mae_lite.export_options import CardOptions, ExportOptions
+from mae_lite.export_options import CardOptions, ExportOptions, PushOptions
 from mae_lite.terminal import answer, say
 
 
@@ -116,17 +116,36 @@ def card(words: Sequence[str]) -> int:
     usage = "mae-lite card RUN|EXPORT [--images DATA] [--split test] [--licence apache-2.0] [--FIELD VALUE ...]"
     source, rest = positional(words, "the run or export", usage, "mae-lite card runs/NAME", CardOptions)
     options = options_from(flags_of(rest), CardOptions, "mae-lite card RUN|EXPORT", {})
-    from mae_lite.cards import card as measuring
     from mae_lite.cards.words import headline, short
     from mae_lite.report import card as writing
 
-    found, place = measuring.opened(source, options)
-    place = place if options.out is None else Path(options.out)
-    measuring.check(place)
-    record, pngs = measuring.measured(found, options)
-    measuring.publish(place, writing.contents(record, pngs))
-    said = [*headline(record, short(record["measured_on"]["data"])), f"The page: {in_line(place / 'card.html')}"]
+    record = writing.written(source, None if options.out is None else Path(options.out), options)
+    page = in_line(Path(record["out"]) / "card.html")
+    said = [*headline(record, short(record["measured_on"]["data"])), f"The page: {page}"]
     answer(record, "\n".join(said), options.json_output)
+    return 0
+
+
+def push(words: Sequence[str]) -> int:
+    """Bring a finished model to the Hugging Face Hub: mae-lite push RUN|EXPORT OWNER/NAME [--private] [--dry-run]."""
+    usage = "mae-lite push RUN|EXPORT OWNER/NAME [--private] [--dry-run] [--licence apache-2.0] [--json]"
+    example = "mae-lite push runs/NAME me/my-model"
+    source, rest = positional(words, "the finished run or export", usage, example, PushOptions)
+    repo, rest = positional(rest, "the repository", usage, example, PushOptions)
+    options = options_from(flags_of(rest), PushOptions, "mae-lite push RUN|EXPORT OWNER/NAME", {})
+    from mae_lite import pushing
+
+    pushing.check_name(repo)
+    made = pushing.contents(source, repo, options.licence)
+    lines = [f"{name}  {len(data) / 1e6:,.3f} MB" for name, data in made.items()]
+    changed = None if options.dry_run else pushing.push(made, repo, options.private)
+    what = "would be pushed to" if changed is None else "pushed to" if changed else "already up to date:"
+    rows = [{"name": name, "bytes": len(data)} for name, data in made.items()]
+    answer(
+        {"repository": repo, "files": rows, "changed": changed},
+        "\n".join([*lines, f"{what} {repo}"]),
+        options.json_output,
+    )
     return 0
 
 

@@ -15,7 +15,7 @@ _SAFE = """
 name parent note.source note.command note.cost note.expected
 on_bad on_nan allow_empty_classes out override init allow_missing teacher stop_after_steps micro_batch_size workers
 loading log_every_steps save_every_steps validate_every_epochs probe_every_epochs probe_images devices accelerator
-compiled tensorboard progress
+compiled loggers tensorboard progress
 """
 """They change no result beyond rounding, or what they name is known by its hash (init, with what it may lack; teacher).
 They just go on."""

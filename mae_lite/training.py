@@ -29,10 +29,10 @@ from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import ConfigError, MaeLiteError, NotFinite, in_line
 from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.evaluation.teacher import load_teacher
+from mae_lite.loggers import Loggers, opening
 from mae_lite.methods.base import Method
 from mae_lite.methods.teacher import Taught, Teacher
 from mae_lite.models import timm_folder
-from mae_lite.tensorboard import EventFiles
 
 _log = logging.getLogger(__name__)
 _PATIENCE_S = 10.0
@@ -64,6 +64,7 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
     """
     if runtime.override and not runtime.out:
         raise ConfigError("override", found="no --out", expected="the run that goes on", fix="add --out FOLDER")
+    opening.check(runtime.loggers_used)
     rundir.check_place(Path(runtime.out or "runs"))
     with StopSignals(_PATIENCE_S) as signals:
         weights = init_digest(runtime.init)
@@ -108,35 +109,42 @@ def _run(
     job.probes = probing.probes(job, train, held_out)
     total = job.rate.total_steps
     over = ending.finished_at(folder) == total
-    if record is not None:
-        _begin(job, progress, record, train)
-    shown = runtime.progress and fabric.is_global_zero
-    if shown:
-        _announce(job, progress, train)
-    with display(recipe.name, progress.step, total, shown) as job.display:
-        state = loop.train(job, progress)
-    if record is not None:
-        published = {"encoder", "classifier"} & {path.name for path in folder.iterdir()}
-        if state == "finished" and not (over and published):  # what lies there may be the model of fewer epochs
-            _publish(job, train)
-        record.status(state, step=progress.step, total_steps=total, best=progress.best, **progress.measured)
+    with Loggers({}) if record is None else _begin(job, progress, record, train) as loggers:
+        shown = runtime.progress and fabric.is_global_zero
+        if shown:
+            _announce(job, progress, train)
+        with display(recipe.name, progress.step, total, shown) as job.display:
+            state = loop.train(job, progress)
+        if record is not None:
+            published = {"encoder", "classifier"} & {path.name for path in folder.iterdir()}
+            if state == "finished" and not (over and published):  # what lies there may be the model of fewer epochs
+                _publish(job, train)
+            record.status(state, step=progress.step, total_steps=total, best=progress.best, **progress.measured)
+        loggers.state = state
     return Outcome(folder, state, progress.step, total)
 
 
-def _begin(job: loop.Job, progress: Progress, record: rundir.RunDir, train: Source) -> None:
+def _begin(job: loop.Job, progress: Progress, record: rundir.RunDir, train: Source) -> Loggers:
     """Write down how this start goes on, and let the run's rows be logged."""
     record.cut(progress.step)
     ranks, recipe = job.fabric.world_size, job.recipe
-    before = rundir.last_start(record.path).get("ranks", ranks)
+    last = rundir.last_start(record.path)
+    before = last.get("ranks", ranks)
     if progress.step and before != ranks:
         _log.warning("begun on %d ranks, goes on on %d: the same images, but the last bits may differ", before, ranks)
     facts: dict[str, Any] = {"device": _device_name(job.fabric), "ranks": ranks, "data": train.describe()}
     facts |= {"left_out": sorted(job.skipped)} if job.skipped else {}
+    # Of the run, for loggers; one that starts anew is another run to them.
+    facts["id"] = (progress.step and last.get("id")) or os.urandom(8).hex()
     record.record_start(**facts, pixels=job.runtime.pixels, loading=job.loading, resumed_at=progress.step)
     if recipe.labels_per_class is not None or recipe.label_fraction is not None:
         files.write_text(record.path / labels_file.FILE, labels_file.as_csv(train))
     record.status("running", step=progress.step, total_steps=job.rate.total_steps)
-    job.log = _logger(job.runtime, record, progress, _watch(job, train))
+    about = rundir.read_json(record.path / "recipe.json", "a run") | {"provenance": rundir.last_start(record.path)}
+    openers = opening.openers(job.runtime.loggers_used, record.path, progress.step, about)
+    loggers = Loggers(openers, rundir.read_rows(record.path))
+    job.log = _logger(record, loggers, _watch(job, train))
+    return loggers
 
 
 def assemble(
@@ -216,10 +224,7 @@ def _watch(job: loop.Job, train: Source) -> Starving | None:
     )
 
 
-def _logger(
-    runtime: config.Runtime, record: rundir.RunDir, progress: Progress, watch: Starving | None
-) -> Callable[[Mapping[str, Any]], None]:
-    events = EventFiles(record.path / "tensorboard", progress.step) if runtime.tensorboard else None
+def _logger(record: rundir.RunDir, loggers: Loggers, watch: Starving | None) -> Callable[[Mapping[str, Any]], None]:
     watching = Spiking(), Collapsing()
     for row in rundir.read_rows(record.path):  # so that a run that goes on says the same as one that was never stopped
         for one in watching:
@@ -232,8 +237,7 @@ def _logger(
             if words:
                 _log.warning("%s", words)
         record.log(row)
-        if events is not None:
-            events.log(row)
+        loggers.log(row)
         if watch is not None and (words := watch.heard(row)):
             _log.warning("%s", words)
 

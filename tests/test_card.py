@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
 
+import mae_lite
 from mae_lite import cli, files, training
 from mae_lite.cards import estimates, fresh, speed
 from mae_lite.cards.readme import readme
@@ -97,6 +98,14 @@ def test_quality_is_what_plain_numpy_and_evaluate_say(run: str, capsys: Captured
     wrong = np.where(said != source.labels, sure, 0)
     assert worst["probability"] == pytest.approx(wrong.max(), abs=1e-5)
     assert (worst["label"], worst["predicted"]) == (str(source.labels[wrong.argmax()]), str(said[wrong.argmax()]))
+
+
+def test_from_python_it_is_the_same_card(run: str) -> None:
+    found = mae_lite.card(Path(run), "card", licence="mit", seconds=0.0, memory=False, compare=20)
+    assert found == {"out": "card", **read("card")} and found["licence"] == "mit"
+    assert 0 <= found["quality"]["top1"] <= 1 and Path("card/card.html").exists() and Path("card/README.md").exists()
+    with pytest.raises(ConfigError, match="licens"):
+        mae_lite.card(run, licens="mit")
 
 
 def test_intervals() -> None:

@@ -32,7 +32,7 @@ LAYERS = (
         ("config", "files", "draws", "terminal", "provenance"),
         ("overrides", "costs", "locks", "handover", "launch", "resuming"),
     ),  # L0
-    (("recipes", "rundir", "shipped", "figures", "display", "tensorboard", "advice"), ("left_out", "studies")),  # L1
+    (("recipes", "rundir", "shipped", "figures", "display", "loggers", "advice"), ("left_out", "studies")),  # L1
     (("data", "models", "measuring"),),
     (("methods",),),
     (("engine",),),
@@ -41,7 +41,7 @@ LAYERS = (
         ("inputs", "checking", "converting", "preparing", "predicting", "analysis", "processes"),
         ("loading", "probing", "frozen", "exporting", "memory", "ending"),
         ("training", "cards", "copies"),
-        ("timing", "replaying"),
+        ("timing", "replaying", "pushing"),
     ),
     (("report",), ("demo_results", "studying"), ("demo", "layer_importance")),
     (
@@ -156,7 +156,7 @@ WRITERS = (
     "codecs.open torch.save numpy.save numpy.savez numpy.savez_compressed numpy.savetxt numpy.memmap "
     "safetensors.torch.save_file safetensors.numpy.save_file pyarrow.ipc.new_file pyarrow.OSFile "
     "pyarrow.parquet.write_table pyarrow.parquet.ParquetWriter zipfile.PyZipFile tarfile.open "
-    "torch.utils.tensorboard. torch.export.save onnx.save onnx.save_model onnxruntime.quantization."
+    "torch.utils.tensorboard. wandb. mlflow. torch.export.save onnx.save onnx.save_model onnxruntime.quantization."
 )
 WRITING_METHODS = (
     "write_text write_bytes unlink mkdir rmdir touch symlink_to hardlink_to chmod tofile to_csv to_parquet extractall"
@@ -176,7 +176,9 @@ FORBIDDEN = {
 HOMES = {
     "write": {
         "mae_lite.files": "the writer",
-        "mae_lite.tensorboard": "SummaryWriter streams its own event files",
+        "mae_lite.loggers.event_files": "SummaryWriter streams its own event files",
+        "mae_lite.loggers.weights_and_biases": "wandb streams its own files",
+        "mae_lite.loggers.mlflow_runs": "mlflow writes its own database",
         "mae_lite.data.arrow_cache": "pyarrow writes inside files.published_file",
         "mae_lite.data.fetch": "downloads stream inside files.published_file",
         "mae_lite.data.shard_cache": "claims room with an empty file inside files.published_file",
@@ -212,6 +214,7 @@ HOMES = {
     "url": {
         "mae_lite.data.fetch": "the fetcher",
         "mae_lite.data.fetch_rules": "takes addresses apart; nothing is fetched",
+        "mae_lite.pushing": "sends to the hub, by its own library; reads no file from it",
         "mae_lite.report.watch": "a server for this machine alone; nothing is fetched",
     },
     "print": {"mae_lite.terminal": "makes harmless what it prints"},
@@ -435,6 +438,8 @@ BYPASSES = {
         "from safetensors.torch import save_file",
         "import pyarrow as pa\npa.ipc.new_file('x', schema)",
         "from torch.utils.tensorboard import SummaryWriter",
+        "def f():\n    import wandb",
+        "from mlflow import MlflowClient",
         "import torch\ntorch.export.save(program, 'x')",
         "import onnx\nonnx.save(model, 'x')",
         "from onnxruntime import quantization",

@@ -11,7 +11,7 @@ MENU: dict[str, tuple[str, ...]] = {
     "Start": ("index.md", "ten_minutes.md", "digits.md", "notebooks/own_images.md", "notebooks/what_it_sees.md"),
     "Images": ("data.md", "small_data.md", "which_recipe.md", "duplicates.md"),
     "Methods": ("methods.md", "equations.md"),
-    "Results": ("runs.md", "report.md", "predict.md", "probes.md", "analysis.md", "dense.md"),
+    "Results": ("runs.md", "loggers.md", "report.md", "predict.md", "probes.md", "analysis.md", "dense.md"),
     "Comparisons": ("studies.md", "transfer.md"),
     "Models in and out": ("weights.md", "export.md", "push.md"),
     "Machines": ("scale.md", "reliability.md", "security.md", "shell.md"),

@@ -145,7 +145,7 @@ def opened(source: str, compared: CompareSettings) -> tuple[Exported, Path]:
         images = compared.images or record["settings"]["images"]
         for form, listed in rows.items():
             for name, known in listed.items():
-                _check(folder / form / name, str(known["sha256"]))
+                check_file(folder / form / name, str(known["sha256"]))
         model = _model_of(folder, record)
     except (KeyError, TypeError, AttributeError) as error:
         what = f"{str(folder / export.RECORD)!r} is not as mae-lite writes it"
@@ -172,7 +172,12 @@ def _opened(model: Subject, folder: Path, rows: Mapping[str, Any], compared: Com
     return Exported(work, folder, {"forms": sized}, comparisons)
 
 
-def _check(path: Path, digest: str) -> None:
+def check_file(path: Path, digest: str) -> None:
+    """Refuse a file of an export that is not what ``export.json`` says.
+
+    Raises:
+        CheckpointError: when it is missing, or another.
+    """
     if not path.is_file() or files.sha256(path.read_bytes()) != digest:
         found = "another SHA-256 than in export.json" if path.is_file() else "nothing there"
         raise CheckpointError(f"{str(path)!r} is not what was exported", found=found, fix="export again")

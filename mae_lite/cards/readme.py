@@ -37,12 +37,18 @@ FORM_COLUMNS = (
 )
 
 
-def readme(record: Mapping[str, Any]) -> str:
-    """Return the text of ``README.md`` for what stands in ``card.json``."""
-    data = short(record["measured_on"]["data"])
+def readme(record: Mapping[str, Any], repo: str | None = None) -> str:
+    """Return the text of ``README.md``.
+
+    Args:
+        record: what stands in ``card.json``; without forms, what is known of a model that was not measured.
+        repo: OWNER/NAME on the hub of a model that is the only one there; None for folders of forms.
+    """
     parts = ["\n".join(["---", *_yaml(front_matter(record)), "---"]), f"# {_plain(record['title'])}"]
-    parts += [_plain(sentence) for sentence in words.headline(record, data)]
-    parts += ["## Forms", _table(*_forms(record)), *map(_plain, words.processor(record)), *_opening(record)]
+    if record["forms"]:
+        parts += [_plain(sentence) for sentence in words.headline(record, short(record["measured_on"]["data"]))]
+        parts += ["## Forms", _table(*_forms(record)), *map(_plain, words.processor(record))]
+    parts += _opening(record, repo)
     if record["quality"] is not None:
         parts += ["## Quality", *_quality(record)]
     parts += ["## Input and output", _listed(words.inputs(record))]
@@ -142,7 +148,10 @@ def form_row(form: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _opening(record: Mapping[str, Any]) -> list[str]:
+def _opening(record: Mapping[str, Any], repo: str | None) -> list[str]:
+    if repo is not None:
+        line = f'model = timm.create_model("hf-hub:{repo}", pretrained=True)'
+        return ["Opened with:", f"```python\nimport timm\n\n{line}\n```"]
     lines = [_OPENED[form["form"]] for form in record["forms"] if form["form"] in _OPENED]
     return ["Opened with, in this folder:", "```python\n" + "\n".join(lines) + "\n```"] if lines else []
 

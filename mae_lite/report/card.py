@@ -6,12 +6,13 @@ import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mae_lite import figures
+from mae_lite import figures, overrides
 from mae_lite.cards import words
 from mae_lite.cards.readme import FORM_COLUMNS, form_row, readme
-from mae_lite.cards.settings import CardSettings
+from mae_lite.cards.settings import CardSettings, MeasureSettings
 from mae_lite.report import page
 from mae_lite.report.charts import Figure
 
@@ -38,6 +39,43 @@ class Mistake:
     predicted: str
     label: str
     sure: str
+
+
+def card(source: str | Path, out: str | Path | None = None, **settings: Any) -> dict[str, Any]:
+    """Say what a finished model is worth on this machine: ``mae_lite.card("runs/a", licence="apache-2.0")``.
+
+    Args:
+        source: a finished run, a folder that timm reads, or an export of one.
+        out: folder for ``card.html``, ``card.json`` and ``README.md``; None takes that of an export, ``card`` in the
+            run, or FOLDER-card beside a timm folder.
+        settings: those of :class:`mae_lite.cards.settings.MeasureSettings`.
+
+    Returns:
+        What stands in ``card.json``, and ``out``.
+
+    Raises:
+        MaeLiteError: as :func:`written`.
+    """
+    return written(str(source), None if out is None else Path(out), overrides.build(MeasureSettings, settings))
+
+
+def written(source: str, out: Path | None, settings: MeasureSettings) -> dict[str, Any]:
+    """Measure a model and write its card, as :func:`card` does.
+
+    Raises:
+        CheckpointError: when ``source`` cannot be used, or ``out`` is a folder of something else.
+        ConfigError: when nobody says which images, a package is missing, or a card there was changed by hand.
+        DataError: for images that are missing or unreadable.
+        DiskError: when ``out`` cannot be written.
+    """
+    from mae_lite.cards import card as measuring
+
+    found, place = measuring.opened(source, settings)
+    place = place if out is None else out
+    measuring.check(place)
+    record, pngs = measuring.measured(found, settings)
+    measuring.publish(place, contents(record, pngs))
+    return {"out": str(place), **record}
 
 
 def contents(record: Mapping[str, Any], pngs: Sequence[bytes]) -> dict[str, bytes]:
