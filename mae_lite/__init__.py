@@ -27,6 +27,7 @@ _WHERE = {
     "predict": ("mae_lite.predicting.predict", "predict"),
     "load_encoder": ("mae_lite.predicting.models", "load_encoder"),
     "load_classifier": ("mae_lite.predicting.models", "load_classifier"),
+    "load_pyramid": ("mae_lite.predicting.models", "load_pyramid"),
     "load_run": ("mae_lite.evaluation.load", "load_run"),
 }
 __all__ = ["__version__", *_WHERE]

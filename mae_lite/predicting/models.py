@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mae_lite.evaluation import incoming
 from mae_lite.evaluation.building import built, check_names, is_swin, preparation
 from mae_lite.evaluation.load import load_run
 from mae_lite.evaluation.token_teacher import from_timm_folder, timm_settings
+from mae_lite.models.pyramid import Pyramid, oddity
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +98,50 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
     found.model.transform, found.model.classes = found.transform, classes
     model: nn.Module = found.model
     return model
+
+
+def load_pyramid(
+    path: str | Path,
+    *,
+    channels: int = 256,
+    scales: Sequence[float] | None = None,
+    freeze: bool = False,
+    heads: int | None = None,
+    seed: int = 0,
+) -> Pyramid:
+    """Return an encoder with a simple feature pyramid (ViTDet), in eval mode, for detection and segmentation.
+
+    Args:
+        path: as :func:`load_encoder` takes it; a plain Vision Transformer without relative positions.
+        channels: O, of each level.
+        scales: sizes of the levels as multiples of the patch grid, of 4, 2, 1 and 0.5, largest first; None takes all
+            of these that have a stride of whole pixels.
+        freeze: whether the encoder keeps its weights and stays in eval mode.
+        heads: attention heads, where the source does not say.
+        seed: decides the initial values of the levels, which nobody has trained yet.
+
+    Returns:
+        The model: normalised images [B, C, H, W], H and W multiples of the patch, to an ordered dictionary of maps
+        [B, O, H / s, W / s], finest first, named "0", "1", ... It has ``strides`` (s of each level), ``channels``
+        (O of each level), ``out_channels`` (O, as torchvision's detectors ask for), ``encoder``, and ``transform`` as
+        :func:`load_encoder` has it, whose ``mean`` and ``std`` normalise images of any size.
+
+    Raises:
+        CheckpointError: when the weights cannot be read, or belong to no plain Vision Transformer.
+        ConfigError: for channels and scales that cannot be; when called, for images that do not fit.
+    """
+    source = str(path)
+    found = _read(source, heads)
+    if odd := oddity(found.model):
+        raise CheckpointError(
+            f"{source!r} cannot carry a feature pyramid",
+            found=odd,
+            expected="a plain Vision Transformer with square patches and absolute positions",
+            fix="give another model, such as a run of mae-tiny, or the weights that this one was fine-tuned from",
+        )
+    pyramid = Pyramid(found.model, channels, scales, freeze=freeze, seed=seed).eval()
+    pyramid.transform = found.transform
+    return pyramid
 
 
 def _read(source: str, heads: int | None) -> _Found:

@@ -1,0 +1,1 @@
+"""Worked examples of dense tasks: run them from the root of the repository, ``python -m examples.segmentation``."""
