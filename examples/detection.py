@@ -39,9 +39,12 @@ def detector(pyramid: Pyramid) -> Any:
     return FCOS(
         pyramid,
         CLASSES,
-        **{"min_size": SIDE, "max_size": SIDE, "size_divisible": max(pyramid.patch_size, *pyramid.strides)},
-        **{"image_mean": pyramid.transform.mean, "image_std": pyramid.transform.std},
-        anchor_generator=AnchorGenerator(sizes, ((1.0,),) * len(sizes)),
+        min_size=SIDE,
+        max_size=SIDE,
+        size_divisible=max(pyramid.patch_size, *pyramid.strides),
+        image_mean=pyramid.transform.mean,
+        image_std=pyramid.transform.std,
+        anchor_generator=AnchorGenerator(sizes, ((1.0,),) * len(sizes)),  # type: ignore[no-untyped-call]
         head=FCOSHead(pyramid.out_channels, 1, CLASSES, num_convs=2),
         score_thresh=0.05,
     )
@@ -105,7 +108,7 @@ def train_and_test(pyramid: Pyramid, train: Scenes, test: Scenes, steps: int, se
 
     losses = fit(model, loss_of, len(train.images), steps, seed)
     with torch.no_grad():
-        batches = test.images.expand(-1, channels, -1, -1).split(50)
+        batches = torch.split(test.images.expand(-1, channels, -1, -1), 50)
         predicted: list[Boxes] = [boxes for batch in batches for boxes in model(list(batch))]
     truth = [truth_of(test, row) for row in range(len(test.images))]
     return Result(losses, predicted, average_precision(predicted, truth), time.process_time() - start)

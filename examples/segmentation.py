@@ -65,7 +65,7 @@ def train_and_test(pyramid: Pyramid, train: Scenes, test: Scenes, steps: int, se
 
     losses = fit(model, loss_of, len(images), steps, seed)
     with torch.no_grad():
-        batches = normalised(test.images, pyramid).split(50)
+        batches = torch.split(normalised(test.images, pyramid), 50)
         predicted = torch.cat([model(batch).argmax(dim=1) for batch in batches])
     mean_iou = float(jaccard_score(test.masks.flatten(), predicted.flatten(), average="macro"))
     return Result(losses, predicted, mean_iou, time.process_time() - start)
