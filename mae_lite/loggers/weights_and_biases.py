@@ -28,7 +28,7 @@ class WeightsAndBiases:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # bugs would be told to the library's makers
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
         identity = str(about["provenance"]["id"])
         for earlier in (folder / "wandb").glob(f"offline-run-*-{identity}"):
             files.remove(earlier)
