@@ -65,7 +65,7 @@ def train_and_test(pyramid: Pyramid, train: Scenes, test: Scenes, steps: int, se
 
     losses = fit(model, loss_of, len(images), steps, seed)
     with torch.no_grad():
-        batches = normalised(test.images, pyramid).split(50)
+        batches = torch.split(normalised(test.images, pyramid), 50)
         predicted = torch.cat([model(batch).argmax(dim=1) for batch in batches])
     mean_iou = float(jaccard_score(test.masks.flatten(), predicted.flatten(), average="macro"))
     return Result(losses, predicted, mean_iou, time.process_time() - start)
@@ -92,8 +92,8 @@ def draw(out: Path, test: Scenes, results: Mapping[str, Result], count: int = 6)
 
 def main(
     model: str = "pretrained:digits-mae",
-    steps: int = 200,
-    images: int = 100,
+    steps: int = 400,
+    images: int = 1000,
     seed: int = 0,
     freeze: bool = False,
     out: Path | None = None,

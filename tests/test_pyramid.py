@@ -81,7 +81,8 @@ def test_levels_have_the_sizes_that_the_strides_say(
 def channel_norm(values: Tensor, norm: Any) -> Tensor:
     mean, variance = values.mean(dim=1, keepdim=True), values.var(dim=1, keepdim=True, correction=0)
     scaled = (values - mean) / (variance + norm.eps).sqrt()
-    return scaled * norm.weight.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
+    shifted: Tensor = scaled * norm.weight.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
+    return shifted
 
 
 @torch.no_grad()
@@ -92,18 +93,19 @@ def test_levels_are_those_of_the_paper() -> None:
         parameter.add_(0.1 * batch(*parameter.shape))
     images = batch(2, 2, 16, 24)
     last = pyramid.last_map(images)
-    four, two, _, half = ([*level] for level in pyramid.levels)
+    layers: list[Any] = [list(level.children()) for level in pyramid.levels]
+    four, two, _, half = layers
     hidden = functional.conv_transpose2d(last, four[0].weight, four[0].bias, stride=2)
     hidden = functional.gelu(channel_norm(hidden, four[1]))
     entering = (
         functional.conv_transpose2d(hidden, four[3].weight, four[3].bias, stride=2),
         functional.conv_transpose2d(last, two[0].weight, two[0].bias, stride=2),
         last,
-        last.unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).amax(dim=(3, 5)),
+        last.reshape(2, 8, 2, 2, 3, 2).amax(dim=(3, 5)),
     )
     assert len(half) == 5 and [len(values[0]) for values in entering] == [2, 4, 8, 8]
-    for values, level, found in zip(entering, pyramid.levels, pyramid(images).values(), strict=True):
-        reduce, first, smooth, second = [*level][-4:]
+    for values, level, found in zip(entering, layers, pyramid(images).values(), strict=True):
+        reduce, first, smooth, second = level[-4:]
         wanted = channel_norm(functional.conv2d(values, reduce.weight), first)
         wanted = channel_norm(functional.conv2d(wanted, smooth.weight, padding=1), second)
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
@@ -118,7 +120,7 @@ def test_the_map_is_the_encoders_and_positions_follow_the_size() -> None:
         model: Any = timm.create_model(folder, pretrained=True, dynamic_img_size=True).eval()
         tokens = model.forward_features(images)[:, 1:]
         if height == width == 8:
-            assert torch.equal(tokens, encoder.forward_features(images)[:, 1:])  # type: ignore[operator]
+            assert torch.equal(tokens, encoder.forward_features(images)[:, 1:])
         assert torch.equal(pyramid.last_map(images).flatten(2).transpose(1, 2), tokens)
     assert pyramid.transform.mean == (0.305,) and pyramid.transform.std == (0.376,)
 
@@ -159,7 +161,7 @@ def test_a_frozen_encoder_stays(freeze: bool) -> None:
     assert not pyramid.training
     pyramid.train()
     assert pyramid.training and pyramid.levels.training and pyramid.encoder.training is not freeze
-    sum(level.square().sum() for level in pyramid(batch(2, 1, 8, 8)).values()).backward()  # type: ignore[union-attr]
+    sum(level.square().sum() for level in pyramid(batch(2, 1, 8, 8)).values()).backward()
     for name, parameter in pyramid.named_parameters():
         moves = name.startswith("levels.") or (not freeze and name != "encoder.head")
         assert (parameter.grad is not None) is moves, name
@@ -168,10 +170,11 @@ def test_a_frozen_encoder_stays(freeze: bool) -> None:
 def test_torchvision_takes_it() -> None:
     pyramid = mae_lite.load_pyramid(DIGITS, channels=8)
     sizes = tuple((4 * stride,) for stride in pyramid.strides)
-    detector: Any = FasterRCNN(
+    anchors: Any = AnchorGenerator(sizes, ((1.0,),) * len(sizes))  # type: ignore[no-untyped-call]
+    detector: Any = FasterRCNN(  # type: ignore[no-untyped-call]
         pyramid,
         num_classes=3,
-        rpn_anchor_generator=AnchorGenerator(sizes, ((1.0,),) * len(sizes)),
+        rpn_anchor_generator=anchors,
         box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=3, sampling_ratio=2),
         **{"min_size": 32, "max_size": 32, "image_mean": [0.3], "image_std": [0.4], "box_detections_per_img": 5},
     )
