@@ -130,7 +130,7 @@ def draw(out: Path, test: Scenes, results: Mapping[str, Result], count: int = 5)
     for line, (name, found) in zip(axes, lines.items(), strict=True):
         line[0].set_ylabel(name)
         for axis, image, boxes in zip(line, test.images, found, strict=False):
-            axis.imshow(image[0], cmap="gray", vmin=0, vmax=1)
+            axis.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
             scores = boxes.get("scores", torch.ones(len(boxes["boxes"])))
             drawn = nms(boxes["boxes"], scores, 0.4)
