@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, nms
 
 from examples.scenes import SIDE, TEST_SCENES, Scenes, check, fit, pyramids, run, scenes
 from mae_lite.models.pyramid import Pyramid
@@ -120,21 +120,27 @@ def truth_of(found: Scenes, row: int) -> Boxes:
 
 
 def draw(out: Path, test: Scenes, results: Mapping[str, Result], count: int = 5) -> None:
-    """Write a picture: scenes with their boxes, and with those of a score of 0.3 or more that each detector finds."""
+    """Write a picture: scenes with their boxes, and with those that each detector finds.
+
+    Of predictions that share most of their place, the one with the highest score is drawn, if it has 0.3 or more.
+    """
     lines: dict[str, list[Boxes]] = {"truth": [truth_of(test, row) for row in range(len(test.images))]}
     lines |= {name.removeprefix("pretrained:"): result.predicted for name, result in results.items()}
     figure, axes = pyplot.subplots(len(lines), count, figsize=(1.6 * count, 1.62 * len(lines)), squeeze=False)
     for line, (name, found) in zip(axes, lines.items(), strict=True):
         line[0].set_ylabel(name)
         for axis, image, boxes in zip(line, test.images, found, strict=False):
-            axis.imshow(image[0], cmap="gray", vmin=0, vmax=1)
+            axis.imshow(image[0].numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
-            sure = boxes.get("scores", torch.ones(len(boxes["boxes"]))) >= 0.3
-            for edges, label in zip((boxes["boxes"][sure] - 0.5).tolist(), boxes["labels"][sure].tolist(), strict=True):
-                left, top, right, bottom = edges  # pixel 0 is drawn from -0.5 to 0.5
-                frame = Rectangle((left, top), right - left, bottom - top, fill=False, color="#56B4E9")
+            scores = boxes.get("scores", torch.ones(len(boxes["boxes"])))
+            drawn = nms(boxes["boxes"], scores, 0.4)
+            drawn = drawn[scores[drawn] >= 0.3]
+            edges = boxes["boxes"][drawn] - 0.5  # pixel 0 is drawn from -0.5 to 0.5
+            for (left, top, right, bottom), label in zip(edges.tolist(), boxes["labels"][drawn].tolist(), strict=True):
+                frame = Rectangle((left, top), right - left, bottom - top, fill=False, color="#56B4E9", clip_on=True)
                 axis.add_patch(frame)
-                axis.text(left, top, str(label), color="#E69F00", va="bottom", ha="right", clip_on=True)
+                words = axis.text(left + 0.3, top + 0.3, str(label), color="#E69F00", va="top", clip_on=True)
+                words.set_bbox({"facecolor": "black", "edgecolor": "none", "alpha": 0.7, "pad": 0.6})
     figure.tight_layout(pad=0.3)
     figure.savefig(out, dpi=80)
     pyplot.close(figure)
@@ -142,8 +148,8 @@ def draw(out: Path, test: Scenes, results: Mapping[str, Result], count: int = 5)
 
 def main(
     model: str = "pretrained:digits-mae",
-    steps: int = 200,
-    images: int = 100,
+    steps: int = 400,
+    images: int = 1000,
     seed: int = 0,
     freeze: bool = False,
     out: Path | None = None,

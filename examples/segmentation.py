@@ -80,7 +80,7 @@ def draw(out: Path, test: Scenes, results: Mapping[str, Result], count: int = 6)
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name.removeprefix("pretrained:"))
         for axis, picture in zip(line, pictures, strict=False):
-            axis.imshow(picture if name == "scene" else palette[picture], cmap="gray", vmin=0, vmax=1)
+            axis.imshow((picture if name == "scene" else palette[picture]).numpy(), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
     for digit in range(10):
         axes[-1][0].plot([], [], "s", color=colours(digit), label=str(digit))
@@ -92,8 +92,8 @@ def draw(out: Path, test: Scenes, results: Mapping[str, Result], count: int = 6)
 
 def main(
     model: str = "pretrained:digits-mae",
-    steps: int = 200,
-    images: int = 100,
+    steps: int = 400,
+    images: int = 1000,
     seed: int = 0,
     freeze: bool = False,
     out: Path | None = None,

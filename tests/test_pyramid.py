@@ -197,6 +197,7 @@ def refused(kind: type[MaeLiteError], call: Callable[[], object], *mentions: str
 def test_images_that_do_not_fit_are_refused() -> None:
     pyramid = mae_lite.load_pyramid(DIGITS, channels=4)
     refused(ConfigError, lambda: pyramid(batch(1, 1, 9, 16)), "9 x 16", "multiples of the patch, 2", "to 10 x 16")
+    refused(ConfigError, lambda: pyramid(batch(1, 1, 8, 5)), "8 x 5", "to 8 x 6")
     refused(ConfigError, lambda: pyramid(batch(1, 1, 0, 16)), "0 x 16", "to 2 x 16")
     refused(ConfigError, lambda: pyramid(batch(1, 3, 8, 8)), "[1, 3, 8, 8]", "[B, 1, H, W]")
     refused(ConfigError, lambda: pyramid(batch(1, 8, 8)), "[1, 8, 8]", "unsqueeze(0)")
