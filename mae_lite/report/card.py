@@ -74,8 +74,9 @@ def written(source: str, out: Path | None, settings: MeasureSettings) -> dict[st
     place = place if out is None else out
     measuring.check(place)
     record, pngs = measuring.measured(found, settings)
-    measuring.publish(place, contents(record, pngs))
-    return {"out": str(place), **record}
+    made = contents(record, pngs)
+    measuring.publish(place, made)
+    return {"out": str(place), **json.loads(made["card.json"])}
 
 
 def contents(record: Mapping[str, Any], pngs: Sequence[bytes]) -> dict[str, bytes]:
