@@ -203,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = summary(lives, alone, (broken, whole))
         else:
             sys.exit(f"a run failed:\n{broken.with_suffix('.log').read_text()[-2000:]}")
+    length = f"--updates {updates}" if options.updates else f"--minutes {options.minutes:g}"
     content = {
         "updates": updates,
         "minutes": round((time.monotonic() - begun) / 60, 1),
@@ -211,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "date": datetime.date.today().isoformat(),
         "software": {name: version(name) for name in ("mae_lite", "torch")},
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "system": platform.system()},
-        "command": f"python benchmarks/soak.py --minutes {options.minutes:g} --seed {options.seed}",
+        "command": f"python benchmarks/soak.py {length} --seed {options.seed}",
     }
     files.make_folder(options.out.parent)
     files.write_json(options.out, content)

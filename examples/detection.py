@@ -8,9 +8,7 @@ nothing yet, with the same scenes in the same order, and compares them on scenes
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +22,10 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 from torchvision.ops import box_iou, nms
 
-from examples.scenes import SIDE, TEST_SCENES, Scenes, check, fit, pyramids, run, scenes
+from examples.scenes import SIDE, Result, Scenes, comparison, fit, run
 from mae_lite.models.pyramid import Pyramid
 
-CHANNELS, CLASSES = 64, 10
+CLASSES = 10
 Boxes = dict[str, Tensor]
 """Of one scene: "boxes" [K, 4] and "labels" [K], and "scores" [K], highest first, where they are predicted."""
 
@@ -83,23 +81,9 @@ def _right(overlaps: Tensor, threshold: float) -> list[bool]:
     return right
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one encoder came to."""
-
-    losses: list[float]
-    predicted: list[Boxes]
-    """Of the test scenes."""
-    ap50: float
-    """Average precision at an intersection over union of 0.5."""
-    cpu_seconds: float
-    """Of training and test, all threads together."""
-
-
 def train_and_test(pyramid: Pyramid, train: Scenes, test: Scenes, steps: int, seed: int) -> Result:
     """Train a detector on the scenes of ``train`` and look at those of ``test``."""
-    start, channels = time.process_time(), len(pyramid.transform.mean)
-    model = detector(pyramid)
+    model, channels = detector(pyramid), len(pyramid.transform.mean)
 
     def loss_of(rows: list[int]) -> Tensor:
         images = [train.images[row].expand(channels, -1, -1) for row in rows]
@@ -111,7 +95,7 @@ def train_and_test(pyramid: Pyramid, train: Scenes, test: Scenes, steps: int, se
         batches = torch.split(test.images.expand(-1, channels, -1, -1), 50)
         predicted: list[Boxes] = [boxes for batch in batches for boxes in model(list(batch))]
     truth = [truth_of(test, row) for row in range(len(test.images))]
-    return Result(losses, predicted, average_precision(predicted, truth), time.process_time() - start)
+    return Result(losses, predicted, average_precision(predicted, truth))
 
 
 def truth_of(found: Scenes, row: int) -> Boxes:
@@ -146,35 +130,7 @@ def draw(out: Path, test: Scenes, results: Mapping[str, Result], count: int = 5)
     pyplot.close(figure)
 
 
-def main(
-    model: str = "pretrained:digits-mae",
-    steps: int = 400,
-    images: int = 1000,
-    seed: int = 0,
-    freeze: bool = False,
-    out: Path | None = None,
-) -> dict[str, Result]:
-    """Compare a pre-trained encoder with a random one at finding digits on photographs.
-
-    Args:
-        model: a run folder, an export, a file or pretrained:NAME.
-        steps: updates, of 8 scenes each.
-        images: training scenes.
-        seed: decides scenes, order and initial values.
-        freeze: train the pyramid and the detector's head alone.
-        out: where to write a picture of predictions beside the truth.
-    """
-    check(steps=steps, images=images)
-    train, test = scenes("train", images, seed), scenes("test", TEST_SCENES, seed)
-    results: dict[str, Result] = {}
-    print(f"{'encoder':<24}{'AP50':>9}{'loss':>7}{'CPU s':>8}", flush=True)
-    for name, pyramid in pyramids(model, CHANNELS, freeze=freeze, seed=seed).items():
-        found = results[name] = train_and_test(pyramid, train, test, steps, seed)
-        print(f"{name:<24}{found.ap50:9.3f}{found.losses[-1]:7.3f}{found.cpu_seconds:8.0f}", flush=True)
-    if out is not None:
-        draw(out, test, results)
-    return results
-
+main = comparison("AP50", train_and_test, draw)
 
 if __name__ == "__main__":
     run(main)

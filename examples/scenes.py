@@ -11,8 +11,10 @@ Shapes: N scenes, S = 24 their side in pixels, K digits of a scene.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +30,8 @@ from mae_lite.models import sizes
 from mae_lite.models.encoders import build_encoder
 from mae_lite.models.pyramid import Pyramid
 
-SIDE, BATCH, TEST_SCENES = 24, 8, 100
+SIDE, BATCH, CHANNELS = 24, 8, 64
+_TEST_SCENES = 100
 _PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 _INK = 0.4
 """Share of ink from which on a pixel belongs to a digit."""
@@ -46,6 +49,24 @@ class Scenes:
     """[K, 4] float32 each: left, top, right, bottom of the pixels of each digit."""
     labels: list[Tensor]
     """[K] int64 each: the digits."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one encoder came to."""
+
+    losses: list[float]
+    """Of each update."""
+    predicted: Any
+    """Of the test scenes."""
+    score: float
+    """From 0 to 1, of these."""
+
+
+TrainAndTest = Callable[[Pyramid, Scenes, Scenes, int, int], Result]
+"""Trains on the first scenes, for so many updates and with a seed, and looks at the second."""
+Draw = Callable[[Path, Scenes, Mapping[str, Result]], None]
+"""Writes a picture of test scenes, their truth, and each encoder's predictions."""
 
 
 def scenes(split: Literal["train", "test"], count: int, seed: int) -> Scenes:
@@ -153,15 +174,43 @@ def fit(model: nn.Module, loss_of: Callable[[list[int]], Tensor], count: int, st
     return losses
 
 
-def check(**numbers: int) -> None:
-    """Refuse numbers below 1.
+def comparison(measure: str, train_and_test: TrainAndTest, draw: Draw) -> Callable[..., dict[str, Result]]:
+    """Return an example's command; ``measure`` names its score."""
 
-    Raises:
-        ConfigError: names the first of them.
-    """
-    for name, number in numbers.items():
-        if number < 1:
-            raise ConfigError(f"--{name}", found=str(number), expected="1 or more", fix=f"drop --{name}")
+    def main(
+        model: str = "pretrained:digits-mae",
+        steps: int = 400,
+        images: int = 1000,
+        seed: int = 0,
+        freeze: bool = False,
+        out: Path | None = None,
+    ) -> dict[str, Result]:
+        """Compare a pre-trained encoder with a random one on scenes of digits.
+
+        Args:
+            model: a run folder, an export, a file or pretrained:NAME.
+            steps: updates, of 8 scenes each.
+            images: training scenes.
+            seed: decides scenes, order and initial values.
+            freeze: train the pyramid and what stands on it alone.
+            out: where to write a picture of predictions beside the truth.
+        """
+        for name, number in (("steps", steps), ("images", images)):
+            if number < 1:
+                raise ConfigError(f"--{name}", found=str(number), expected="1 or more", fix=f"drop --{name}")
+        train, test = scenes("train", images, seed), scenes("test", _TEST_SCENES, seed)
+        results: dict[str, Result] = {}
+        print(f"{'encoder':<24}{measure:>9}{'loss':>7}{'CPU s':>8}", flush=True)
+        for name, pyramid in pyramids(model, CHANNELS, freeze=freeze, seed=seed).items():
+            start = time.process_time()
+            found = results[name] = train_and_test(pyramid, train, test, steps, seed)
+            took = time.process_time() - start
+            print(f"{name:<24}{found.score:9.3f}{found.losses[-1]:7.3f}{took:8.0f}", flush=True)
+        if out is not None:
+            draw(out, test, results)
+        return results
+
+    return main
 
 
 def run(main: Callable[..., object]) -> None:

@@ -8,9 +8,7 @@ in the same order, and compares them on scenes of other digits. Shapes: N images
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,10 +16,10 @@ from matplotlib import pyplot
 from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 
-from examples.scenes import TEST_SCENES, Scenes, check, fit, normalised, pyramids, run, scenes
+from examples.scenes import Result, Scenes, comparison, fit, normalised, run
 from mae_lite.models.pyramid import Pyramid
 
-CHANNELS, CLASSES = 64, 11
+CLASSES = 11
 
 
 class Segmenter(nn.Module):
@@ -42,22 +40,8 @@ class Segmenter(nn.Module):
         return nn.functional.interpolate(self.decoder(together), size=images.shape[2:], mode="bilinear")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one encoder came to."""
-
-    losses: list[float]
-    predicted: Tensor
-    """[N, S, S] int64, the classes of the pixels of the test scenes."""
-    mean_iou: float
-    """Intersection over union with the truth, the mean over background and digits."""
-    cpu_seconds: float
-    """Of training and test, all threads together."""
-
-
 def train_and_test(pyramid: Pyramid, train: Scenes, test: Scenes, steps: int, seed: int) -> Result:
     """Train a segmenter on the scenes of ``train`` and look at those of ``test``."""
-    start = time.process_time()
     model, images = Segmenter(pyramid), normalised(train.images, pyramid)
 
     def loss_of(rows: list[int]) -> Tensor:
@@ -68,7 +52,7 @@ def train_and_test(pyramid: Pyramid, train: Scenes, test: Scenes, steps: int, se
         batches = torch.split(normalised(test.images, pyramid), 50)
         predicted = torch.cat([model(batch).argmax(dim=1) for batch in batches])
     mean_iou = float(jaccard_score(test.masks.flatten(), predicted.flatten(), average="macro"))
-    return Result(losses, predicted, mean_iou, time.process_time() - start)
+    return Result(losses, predicted, mean_iou)
 
 
 def draw(out: Path, test: Scenes, results: Mapping[str, Result], count: int = 6) -> None:
@@ -90,35 +74,7 @@ def draw(out: Path, test: Scenes, results: Mapping[str, Result], count: int = 6)
     pyplot.close(figure)
 
 
-def main(
-    model: str = "pretrained:digits-mae",
-    steps: int = 400,
-    images: int = 1000,
-    seed: int = 0,
-    freeze: bool = False,
-    out: Path | None = None,
-) -> dict[str, Result]:
-    """Compare a pre-trained encoder with a random one at telling digits from photographs, pixel by pixel.
-
-    Args:
-        model: a run folder, an export, a file or pretrained:NAME.
-        steps: updates, of 8 scenes each.
-        images: training scenes.
-        seed: decides scenes, order and initial values.
-        freeze: train the pyramid and the decoder alone.
-        out: where to write a picture of predictions beside the truth.
-    """
-    check(steps=steps, images=images)
-    train, test = scenes("train", images, seed), scenes("test", TEST_SCENES, seed)
-    results: dict[str, Result] = {}
-    print(f"{'encoder':<24}{'mean IoU':>9}{'loss':>7}{'CPU s':>8}", flush=True)
-    for name, pyramid in pyramids(model, CHANNELS, freeze=freeze, seed=seed).items():
-        found = results[name] = train_and_test(pyramid, train, test, steps, seed)
-        print(f"{name:<24}{found.mean_iou:9.3f}{found.losses[-1]:7.3f}{found.cpu_seconds:8.0f}", flush=True)
-    if out is not None:
-        draw(out, test, results)
-    return results
-
+main = comparison("mean IoU", train_and_test, draw)
 
 if __name__ == "__main__":
     run(main)

@@ -76,11 +76,11 @@ def test_what_is_trained_moves_and_the_loss_falls(example: Any, freeze: bool, tr
     assert len(result.losses) == 10 and result.losses[-1] < 0.8 * result.losses[0]
     assert len(result.predicted) == 3
     if example is segmentation:
-        assert result.predicted.shape == (3, 24, 24) and 0 <= result.mean_iou <= 1
+        assert result.predicted.shape == (3, 24, 24) and 0 <= result.score <= 1
         assert 0 <= int(result.predicted.min()) <= int(result.predicted.max()) <= 10
     else:
         for boxes in result.predicted:
-            assert boxes["boxes"].shape == (len(boxes["scores"]), 4) and 0 <= result.ap50 <= 1
+            assert boxes["boxes"].shape == (len(boxes["scores"]), 4) and 0 <= result.score <= 1
             assert set(boxes["labels"].tolist()) <= set(range(10))
             assert torch.equal(boxes["scores"], boxes["scores"].sort(descending=True).values)
 

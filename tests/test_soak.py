@@ -39,6 +39,20 @@ def test_a_run_that_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert (life.ended, life.orphans) == (ended, 0)
 
 
+def test_the_page_tells_of_a_soak(monkeypatch: pytest.MonkeyPatch) -> None:
+    soak, reliability = module("soak", monkeypatch), module("reliability", monkeypatch)
+    samples = [soak.Sample(float(second), 900.0 + second // 100, 20, 5, 2, 600.0) for second in range(400)]
+    facts = {"updates": 5000, "lives": 9, "killed": 6, "stopped": 2, "same_bits": True, "orphans": 0, "left_behind": []}
+    facts |= {"long_life_seconds": 1500, "long_life": soak.flatness(samples), "minutes": 60.2, "date": "2026-01-31"}
+    text = reliability.soaked({**facts, "command": "python benchmarks/soak.py", "hardware": {"cpus": 2}})
+    assert "5,000 updates" in text and "6 ended by SIGKILL and 2 by SIGTERM" in text and "the same bits; 0 proc" in text
+    assert "held 901 MB and 20.0 open files" in text and "903 MB" in text
+    assert max(map(len, text.splitlines())) <= 125
+    assert "OTHER bits" in reliability.soaked(
+        {**facts, "same_bits": False, "command": "x", "hardware": {"cpus": 2}},
+    )
+
+
 def test_the_cost_of_safety(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "safety.json"
     safety = module("safety", monkeypatch)
