@@ -240,11 +240,18 @@ class Harmed(EvalTransform):
 
     def __call__(self, picture: Picture, out: Pixels | None = None) -> Pixels:
         self.made += 1
-        if self.made == 5 and self.flag.exists():
-            if self.once:
-                self.flag.unlink()
+        if self.made == 5 and self._still():
             self.harm()
         return super().__call__(picture, out)
+
+    def _still(self) -> bool:
+        if not self.once:
+            return self.flag.exists()
+        try:
+            self.flag.unlink()  # of two processes that come here at once, one removes it
+        except FileNotFoundError:
+            return False
+        return True
 
 
 HARMS: dict[str, tuple[Callable[[], None], str]] = {
