@@ -11,7 +11,6 @@ copy of the files), the copy is killed where it stands, and the run goes on. Wit
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -21,11 +20,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import sklearn.datasets
-import sklearn.linear_model  # the linear probe imports it: once here instead of once per fork
-import torch
-import torch._dynamo  # the optimiser imports it at its first step: likewise
 
 from mae_lite import files, left_out, training
 from mae_lite.config import Recipe
@@ -43,6 +37,7 @@ from mae_lite.methods.supervised import SupervisedClassifier
 from mae_lite.rundir import checkpoints, last_start, read_rows
 from tests import poison, toy
 from tests.faulty_disk import KILL, FaultyDisk
+from tests.once import read_once
 
 SAVES = 2
 """Updates between two checkpoints."""
@@ -268,10 +263,8 @@ def carried_out(trial: Trial, folder: Path) -> dict[str, Any]:
 
 def main(folder: Path, names: list[str]) -> dict[str, Any]:
     """Carry trials out, by name."""
-    torch.set_num_threads(1)
+    read_once()
     os.fsync = lambda _: None  # type: ignore[assignment]  # a kill is no loss of power: what was written stays
-    sklearn.datasets.load_digits = functools.cache(sklearn.datasets.load_digits)
-    sklearn.datasets.load_digits()
     return {name: carried_out(TRIALS[name], folder / str(number)) for number, name in enumerate(names)}
 
 

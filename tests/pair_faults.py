@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 
 from mae_lite import config, ending, files
-from mae_lite.data.opening import open_source
 from mae_lite.data.plan import Plan
 from mae_lite.engine import loop
 from mae_lite.engine.failure import FOLDER
@@ -31,6 +30,7 @@ from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.models import weights
 from mae_lite.rundir import checkpoints, read_json, read_rows
 from tests import golden, pairs, poison, toy
+from tests.once import read_once
 
 FAILS_AT = 3
 
@@ -221,6 +221,5 @@ SCENARIOS = {"uneven": uneven, "poisoned": poisoned, "silenced": silenced, "froz
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    open_source("digits")  # imports scikit-learn once, here
+    read_once()
     print(json.dumps(SCENARIOS[sys.argv[2]](Path(sys.argv[1]))))

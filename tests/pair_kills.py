@@ -14,12 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mae_lite import files
-from mae_lite.data.opening import open_source
 from mae_lite.rundir import last_start
 from tests.faulty_disk import KILL, FaultyDisk, at
+from tests.once import read_once
 from tests.pairs import Hook, nothing, pair, remains, words
 
 UPDATES, SAVES = 6, 2
@@ -57,9 +55,8 @@ def trial(run: Path, hook: Hook, disk: files.Disk, dying: tuple[int, ...], updat
 
 def main(folder: Path) -> dict[str, Any]:
     """Kill at every update each rank and both, and the first at operations of its disk; report what went wrong."""
-    torch.set_num_threads(1)
+    read_once()
     os.fsync = lambda _: None  # type: ignore[assignment]  # a kill is no loss of power: what was written stays
-    open_source("digits")  # imports scikit-learn once, here
     plain = pair(folder / "plain-logs", words(folder / "plain"))
     if [end.code for end in plain] != [0, 0]:
         return {"killed": 0, "wrong": [f"the uninterrupted pair failed: {plain[0].said[-300:]}"]}

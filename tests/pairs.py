@@ -22,17 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import sklearn.linear_model  # noqa: F401  # the linear probe imports it: once here instead of once per fork
-import torch
-import torch._dynamo  # the optimiser imports it at its first step: likewise
 
 from mae_lite import cli, files, inputs, methods, training
-from mae_lite.data.opening import open_source
 from mae_lite.engine import checkpoint, loop
 from mae_lite.errors import DataError
 from mae_lite.evaluation import online, preview
 from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
+from tests.once import read_once
 
 LIMIT_SECONDS = 60.0
 """After this a rank counts as hung, and is killed."""
@@ -266,6 +264,5 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    open_source("digits")  # imports scikit-learn once, here
+    read_once()
     print(json.dumps(SCENARIOS[sys.argv[2]](Path(sys.argv[1]))))

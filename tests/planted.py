@@ -18,17 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mae_lite import files, training
 from mae_lite.config import Recipe
-from mae_lite.data.opening import open_source
 from mae_lite.engine import checkpoint
 from mae_lite.errors import ConfigError, DiskError, MaeLiteError, NumericsError
 from mae_lite.methods.supervised import SupervisedClassifier
 from mae_lite.rundir import checkpoints, read_rows
 from tests import planting, toy
 from tests.faulty_disk import KILL, FaultyDisk, at, healthy
+from tests.once import read_once
 
 SAVES, ROWS = 2, 3
 """Updates between two checkpoints, and between two rows: not the same, so that sums are carried over."""
@@ -293,8 +291,7 @@ def caught_by(bug: planting.Bug | None, folder: Path, reference: dict[str, Any])
 
 def main(folder: Path) -> dict[str, str | None]:
     """Return by which check each bug was caught; "" stands for no bug, which nothing must catch."""
-    torch.set_num_threads(1)
-    open_source("digits")  # imports scikit-learn once, here
+    read_once()
     train(folder / "reference")
     reference = remains(folder / "reference")
     found = {"": caught_by(None, folder / "none", reference)}

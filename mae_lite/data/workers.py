@@ -125,6 +125,8 @@ class Loader:
                 if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
                     raise  # a bug in what a worker ran
                 found = _what_happened(batches._workers, self._samples.slots) or str(error).splitlines()[0]
+                for process in batches._workers:
+                    process.kill()  # PyTorch would wait five seconds for each one that hangs
                 if lost is not None and done - lost <= 2 * _PREFETCHED * self._workers:
                     raise _lost(found) from error
                 # Batches are functions of their keys: what is read again is the same.
