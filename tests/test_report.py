@@ -417,6 +417,18 @@ def test_odd_numbers_cost_no_page(tmp_path: Path, file: str, content: str) -> No
     assert "mae-5-1" in page.render(compose([root]))
 
 
+@pytest.mark.parametrize(("count", "states"), [(1, 20), (3, 8), (20, 2)])
+def test_previews_of_many_runs_leave_a_page_that_can_be_sent(tmp_path: Path, count: int, states: int) -> None:
+    for number in range(count):
+        run = stored.run(tmp_path, f"run-{number}", recipes.get("digits-mae"), losses=(), previews=range(20))
+        for picture in (run / "previews").iterdir():
+            picture.write_bytes(picture.read_bytes().ljust(60_000, b" "))
+    report = compose([tmp_path])
+    assert {len(slider.pictures) for slider in report.sliders} == {states} and len(report.sliders) == count
+    assert all((slider.pictures[0].step, slider.pictures[-1].step) == (0, 19) for slider in report.sliders)
+    assert len(page.render(report)) < 4e6
+
+
 def test_a_run_whose_process_is_gone_does_not_run(tmp_path: Path) -> None:
     run = stored.run(tmp_path, "mine", recipes.get("digits-mae"))
     process = subprocess.Popen(["true"])

@@ -17,6 +17,9 @@ from mae_lite.report.read import Run
 from mae_lite.report.tables import Table
 from mae_lite.report.values import number
 
+_PREVIEWS_BYTES = 1.5e6
+"""Of a page's previews, before their encoding adds a third."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -112,7 +115,7 @@ def compose(
         tables=[*shown, tables.results(found, colours)],
         figures=charts.figures_of(found, colours, lineage),
         findings=findings,
-        sliders=[_slider(run) for run in runs if run.previews],
+        sliders=_sliders(runs),
         costs=tables.costs_of(found, colours),
         details=[_details(run, group, colours) for group in found for run in group.runs],
         live=live,
@@ -168,12 +171,18 @@ def _unusual(run: Run) -> list[str]:
     return said + ([f"update {', '.join(lost)} left out, since it was not finite"] if lost else [])
 
 
-def _slider(run: Run) -> Slider:
-    pictures = [Picture(step, _data_uri(path)) for step, path in _thinned(run.previews)]
-    return Slider(run.name, pictures)
+def _sliders(runs: Sequence[Run]) -> list[Slider]:
+    """Return the previews of all runs that have any: so many of each that a page can still be sent to somebody."""
+    shown = [run for run in runs if run.previews]
+    sizes = [path.stat().st_size for run in shown for _, path in run.previews]
+    most = int(_PREVIEWS_BYTES * len(sizes) / max(1, sum(sizes)) / max(1, len(shown)))
+    return [
+        Slider(run.name, [Picture(step, _data_uri(path)) for step, path in _thinned(run.previews, max(2, most))])
+        for run in shown
+    ]
 
 
-def _thinned(previews: Sequence[tuple[int, Path]], most: int = 24) -> list[tuple[int, Path]]:
+def _thinned(previews: Sequence[tuple[int, Path]], most: int) -> list[tuple[int, Path]]:
     """Return at most ``most`` of them, evenly, the first and the last among them."""
     if len(previews) <= most:
         return list(previews)
