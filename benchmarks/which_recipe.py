@@ -158,15 +158,26 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
               "points over scratch"]  # fmt: skip
     lines = [HEAD, f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for item in found:
-        labels = "all" if item["labels_per_class"] is None else item["labels_per_class"]
-        cells = [item["data"], f"{item['training_images']:,}", labels, "; ".join(item["compared"]), item["best"]]
+        labels = _labels(item)
+        cells = [_size(item), f"{item['training_images']:,}", labels, "; ".join(item["compared"]), item["best"]]
         cells += [f"**{item['advice']}**: {_text(item['top1_percent'])} %", f"{item['gflops'] / 1e3:,.3g}", _gain(item)]
         lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     for item in found:
-        labels = "all labels" if item["labels_per_class"] is None else f"{item['labels_per_class']} labels per class"
+        between = " of the" if item.get("label_fraction") else ""
+        labels = f"{_labels(item)}{between} labels" + ("" if item["labels_per_class"] is None else " per class")
         lines += ["", f"## {item['data']}, {labels}: {item['advice']}", "", _basis(item), ""]
         lines += ["```", *item["commands"], "```"]
     return "\n".join([*lines, TAIL])
+
+
+def _labels(item: Mapping[str, Any]) -> str:
+    share = item.get("label_fraction")
+    return f"{100 * share:g} %" if share else str(item["labels_per_class"] or "all")
+
+
+def _size(item: Mapping[str, Any]) -> str:
+    size = item.get("encoder_parameters")
+    return item["data"] if size is None else f"{item['data']}, {size / 1e6:.2f} M parameters"
 
 
 def _basis(item: Mapping[str, Any]) -> str:

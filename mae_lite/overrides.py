@@ -153,6 +153,9 @@ def _explain(model: type[BaseModel], values: Mapping[str, Any], item: Any) -> st
     steps = [str(step) for step in item["loc"]]
     path = ".".join(step for i, step in enumerate(steps) if not (i == 1 and steps[0] in _UNIONS))
     if item["type"] == "extra_forbidden":
+        if len(steps) == 1 and path in known:  # one name with a dot in it, instead of a field of a group
+            group, _, name = path.rpartition(".")
+            return f"field {path!r} is one name, expected {name!r} inside {group!r}"
         return f"unknown field {path!r}{nearest(path, known)}"
     if item["type"] == "missing":
         return f"{path} is missing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import sklearn.datasets
 import sklearn.linear_model  # the linear probe imports it: once here instead of once per fork
@@ -20,5 +21,6 @@ def read_once() -> None:
     sklearn.datasets.load_digits()
     provenance.of_this_start = functools.cache(provenance.of_this_start)
     provenance.of_this_start()
-    registry.entry_points = functools.cache(registry.entry_points)
-    registry.entry_points(group="lightning_fabric.callbacks_factory")
+    plugins: Any = registry
+    plugins.entry_points = functools.cache(plugins.entry_points)
+    plugins.entry_points(group="lightning_fabric.callbacks_factory")

@@ -30,7 +30,6 @@ from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.models import weights
 from mae_lite.rundir import checkpoints, read_json, read_rows
 from tests import golden, pairs, poison, toy
-from tests.once import read_once
 
 FAILS_AT = 3
 
@@ -221,5 +220,5 @@ SCENARIOS = {"uneven": uneven, "poisoned": poisoned, "silenced": silenced, "froz
 
 
 if __name__ == "__main__":
-    read_once()
+    pairs.begin()
     print(json.dumps(SCENARIOS[sys.argv[2]](Path(sys.argv[1]))))

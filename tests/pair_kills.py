@@ -17,8 +17,7 @@ from typing import Any
 from mae_lite import files
 from mae_lite.rundir import last_start
 from tests.faulty_disk import KILL, FaultyDisk, at
-from tests.once import read_once
-from tests.pairs import Hook, nothing, pair, remains, words
+from tests.pairs import Hook, begin, nothing, pair, remains, to_end, words
 
 UPDATES, SAVES = 6, 2
 """Of the toy run, and between two of its checkpoints."""
@@ -36,8 +35,10 @@ def killing(ranks: tuple[int, ...], after: int) -> Hook:
     return hook
 
 
-def trial(run: Path, hook: Hook, disk: files.Disk, dying: tuple[int, ...], updates: int | None) -> list[str]:
-    """Let a pair be killed, start it again; return what was wrong on the way."""
+def trial(
+    run: Path, hook: Hook, disk: files.Disk, dying: tuple[int, ...], updates: int | None
+) -> tuple[list[str], float]:
+    """Let a pair be killed, start it again; return what was wrong on the way, and the seconds from death to the end."""
     files.disk = disk
     ends = pair(run.parent / f"{run.name}-logs", words(run), hook)
     files.disk = files.Disk()
@@ -46,34 +47,35 @@ def trial(run: Path, hook: Hook, disk: files.Disk, dying: tuple[int, ...], updat
         wrong.append("a rank went on alone, or hung")
     again = pair(run.parent / f"{run.name}-again", words(run))
     if [end.code for end in again] != [0, 0]:
-        return [*wrong, f"did not go on: {again[0].said[-300:]}"]
+        return [*wrong, f"did not go on: {again[0].said[-300:]}"], to_end(ends)
     resumed = last_start(run)["resumed_at"]
     if updates is not None and updates - resumed > SAVES:
         wrong.append(f"went on at {resumed} of {updates} updates")
-    return wrong
+    return wrong, to_end(ends)
 
 
 def main(folder: Path) -> dict[str, Any]:
     """Kill at every update each rank and both, and the first at operations of its disk; report what went wrong."""
-    read_once()
+    begin()
     os.fsync = lambda _: None  # type: ignore[assignment]  # a kill is no loss of power: what was written stays
     plain = pair(folder / "plain-logs", words(folder / "plain"))
     if [end.code for end in plain] != [0, 0]:
         return {"killed": 0, "wrong": [f"the uninterrupted pair failed: {plain[0].said[-300:]}"]}
     expected = remains(folder / "plain")
-    wrong, killed = [], 0
+    wrong, killed, seconds = [], 0, []
     steps = [(ranks, after) for ranks in ((0,), (1,), (0, 1)) for after in range(1, UPDATES + 1)]
     cases: list[tuple[str, Hook, files.Disk, tuple[int, ...], int | None]]
     cases = [(f"{ranks} after {after}", killing(ranks, after), files.Disk(), ranks, after) for ranks, after in steps]
     cases += [(f"operation {n}", nothing, FaultyDisk(at(n, KILL), torn=True), (0,), None) for n in OPERATIONS]
     for number, (name, hook, disk, dying, updates) in enumerate(cases):
         run = folder / f"pair-{number}"
-        said = trial(run, hook, disk, dying, updates)
+        said, took = trial(run, hook, disk, dying, updates)
         if not said and remains(run) != expected:
             said = ["differs from the uninterrupted pair"]
         wrong += [f"{name}: {one}" for one in said]
         killed += 1
-    return {"killed": killed, "wrong": wrong}
+        seconds += [took] if len(dying) == 1 else []
+    return {"killed": killed, "wrong": wrong, "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Runs as a process of its own with one thread and torch imported, so that forking
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -32,6 +33,8 @@ from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
 from tests.once import read_once
 
+ORPHAN_SECONDS = 10.0
+"""What a process that a pair started, such as one that reads images, may live on."""
 LIMIT_SECONDS = 60.0
 """After this a rank counts as hung, and is killed."""
 Hook = Callable[[int, int], None]
@@ -63,7 +66,7 @@ def pair(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     files.make_folder(log)
-    begun = time.monotonic()
+    before, begun = in_session(), time.monotonic()
     children = [_fork(log / f"{rank}.log", words, hook, rank, ranks, port, plant) for rank in range(ranks)]
     ended: dict[int, tuple[int | None, float]] = {}
     while len(ended) < ranks and time.monotonic() - begun < LIMIT_SECONDS:
@@ -76,7 +79,34 @@ def pair(
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             ended[rank] = None, LIMIT_SECONDS
+    end = time.monotonic() + ORPHAN_SECONDS
+    while left := in_session() - before:
+        if time.monotonic() > end:
+            raise RuntimeError(f"processes outlive the pair of {log}: {left}")
+        time.sleep(0.05)
     return [Ended(*ended[rank], (log / f"{rank}.log").read_text()) for rank in range(ranks)]
+
+
+def begin() -> None:
+    """Make this process ready for pairs: a session of its own, to which all that they start belongs."""
+    with contextlib.suppress(PermissionError):  # it has one
+        os.setsid()
+    read_once()
+
+
+def in_session() -> set[int]:
+    """Return the processes of this one's session."""
+    found = set()
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(ProcessLookupError):  # gone meanwhile
+            if os.getsid(int(place.name)) == os.getsid(0):
+                found.add(int(place.name))
+    return found
+
+
+def to_end(ended: list[Ended]) -> float:
+    """Return the seconds from the end of the first rank to that of the last."""
+    return max(one.seconds for one in ended) - min(one.seconds for one in ended)
 
 
 def _fork(log: Path, words: list[str], hook: Hook, rank: int, ranks: int, port: int, plant: Callable[[], None]) -> int:
@@ -264,5 +294,5 @@ SCENARIOS: dict[str, Callable[[Path], Any]] = {
 
 
 if __name__ == "__main__":
-    read_once()
+    begin()
     print(json.dumps(SCENARIOS[sys.argv[2]](Path(sys.argv[1]))))

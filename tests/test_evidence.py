@@ -363,6 +363,16 @@ def test_the_cheapest_within_chance_is_advised(tmp_path: Path) -> None:
     )
 
 
+def test_the_gain_is_over_the_strongest_scratch_however_few_seeds_it_has() -> None:
+    single = {"scratch": {0: 70.0, 1: 71.0}, "longer": {0: 75.0}, "elsewhere": {7: 99.0}, "MAE": {0: 80.0, 1: 80.0}}
+    found = recommending.choice(single, dict.fromkeys(single, 1.0), ["scratch", "longer", "elsewhere"])
+    assert (found["advice"], found["scratch"], found["gain_over_scratch"]["values"]) == ("MAE", "longer", [5.0])
+    assert recommending.choice(single, dict.fromkeys(single, 1.0), ["elsewhere"])["scratch"] is None
+    better = {**single, "MAE": {0: 60.0, 1: 60.0}}
+    found = recommending.choice(better, dict.fromkeys(single, 1.0), ["scratch", "longer"])
+    assert (found["advice"], found["scratch"], found["gain_over_scratch"]) == ("scratch", "scratch", None)
+
+
 def test_what_is_far_behind_is_not_advised_for_being_within_chance(tmp_path: Path) -> None:
     found = advice(tmp_path, {"scratch": [0.64, 0.76, 0.77], "MAE": [0.87, 0.82, 0.86]})
     assert (found["advice"], found["within_chance"]) == ("MAE", ["scratch"])
@@ -488,4 +498,4 @@ def test_the_script_takes_the_demo_and_studies(tmp_path: Path, monkeypatch: pyte
     spent = costs.step_gflops(recipes.get("digits-mae")) * 128 + costs.step_gflops(recipes.get("digits-finetune")) * 20
     assert first["gflops"] == pytest.approx(100 * spent)
     assert study["source"] == "study_x.json" and study["commands"][-1].startswith("mae-lite finetune digits-finetune")
-    assert "| digits | 1,346 | 5 | scratch; MAE | MAE | **MAE**: 90.0 % |" in out.read_text()
+    assert "| digits, 0.34 M parameters | 1,346 | 5 | scratch; MAE | MAE | **MAE**: 90.0 % |" in out.read_text()

@@ -83,3 +83,5 @@ def test_a_run_of_a_newer_version_is_refused_by_all_that_read_runs(
         assert caught.value.expected == f"at most {rundir.FORMAT} of mae_lite {__version__}"
         assert caught.value.fix == "upgrade mae_lite"
     assert {path: path.read_bytes() for path in before if path.name != "run.lock"} == before
+    told = f"recipe.json: format {rundir.FORMAT + 1} of a newer mae_lite, this one knows up to {rundir.FORMAT}"
+    assert [read(Path(use)).problems for use in golden.RUNS] == [[told]] * len(golden.RUNS)  # shown, with this beside

@@ -25,6 +25,8 @@ FEWEST = {
 }
 """Trials that share a process, and how many kills they must have had: in all, 1,000 with those of two ranks."""
 PAIRS = 26
+DEATH_SECONDS = 30.0
+"""What the death of a rank may take to end the other."""
 
 
 def told_by(script: str, folder: Path, *words: str) -> dict[str, Any]:
@@ -53,8 +55,10 @@ def test_killed_runs_end_bit_identical(tmp_path: Path, names: tuple[str, ...]) -
 def test_killed_pairs_end_bit_identical(tmp_path: Path) -> None:
     report = told_by("pair_kills.py", tmp_path)
     tally("kills", report["killed"], len(report["wrong"]))
+    for seconds in report["seconds"]:  # a rank that was killed; what it and the other started is looked for, too
+        tally("deaths", seconds=seconds)
     assert report["wrong"] == []
-    assert report["killed"] == PAIRS
+    assert report["killed"] == PAIRS and len(report["seconds"]) == 20 and max(report["seconds"]) < DEATH_SECONDS
 
 
 def test_kills_are_a_thousand() -> None:

@@ -43,7 +43,11 @@ def test_the_page_owns_up_to_what_was_not_reached(reliability: Any) -> None:
 def test_counts_are_summed(reliability: Any) -> None:
     lines = [{"what": name, "tried": 2, "wrong": 0, "seconds": None} for name in reliability.FIGURES]
     found = reliability.summed([*lines, {"what": "deaths", "tried": 1, "wrong": 1, "seconds": 2.34}])
-    assert found["deaths"] == {"tried": 3, "wrong": 1, "seconds": 2.3} and found["kills"]["tried"] == 2
+    assert found["deaths"] == {"tried": 3, "wrong": 1, "seconds": 2.3, "seconds_p95": 2.3}
+    assert found["kills"] == {"tried": 2, "wrong": 0, "seconds": None, "seconds_p95": None}
+    deaths = [{"what": "deaths", "tried": 1, "wrong": 0, "seconds": float(number)} for number in range(1, 101)]
+    found = reliability.summed([*lines, *deaths])
+    assert (found["deaths"]["seconds"], found["deaths"]["seconds_p95"]) == (100.0, 95.0)
     with pytest.raises(SystemExit, match="expected"):
         reliability.summed(lines[1:])
     with pytest.raises(SystemExit, match="expected"):

@@ -417,7 +417,7 @@ def test_odd_numbers_cost_no_page(tmp_path: Path, file: str, content: str) -> No
     assert "mae-5-1" in page.render(compose([root]))
 
 
-@pytest.mark.parametrize(("count", "states"), [(1, 20), (3, 8), (20, 2)])
+@pytest.mark.parametrize(("count", "states"), [(1, 16), (3, 5), (20, 2)])
 def test_previews_of_many_runs_leave_a_page_that_can_be_sent(tmp_path: Path, count: int, states: int) -> None:
     for number in range(count):
         run = stored.run(tmp_path, f"run-{number}", recipes.get("digits-mae"), losses=(), previews=range(20))

@@ -310,6 +310,7 @@ FILES: list[tuple[int, str, str]] = [
     (2, "x = 'd'", "x: found 'd', expected a table for each set"),
     (2, "[x]\ndata = 'd'\nepoch = 3", "[x]: unknown field 'epoch'"),
     (2, "[x]\ndata = 'd'\n[x.changes]\nepoch = 3", "unknown field 'epoch' (nearest: 'epochs')"),
+    (2, "[x]\ndata = 'd'\n[x.changes]\n'augmentation.flip' = 0.0", "one name, expected 'flip' inside 'augmentation'"),
     (2, "[x]\ndata = 'd'\n[x.changes]\nseed = 3", "changes of 'x': found seed"),
     (2, "[x]\nclasses = 3", "data is missing"),
     (2, "[x]\ndata = 'd'\nrecipe = 'digits-mae'", "recipe of 'x': found 'digits-mae'"),

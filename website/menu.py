@@ -12,7 +12,7 @@ MENU: dict[str, tuple[str, ...]] = {
     "Images": ("data.md", "small_data.md", "which_recipe.md", "duplicates.md"),
     "Methods": ("methods.md", "equations.md"),
     "Results": ("runs.md", "loggers.md", "report.md", "predict.md", "probes.md", "analysis.md", "dense.md"),
-    "Comparisons": ("studies.md", "transfer.md"),
+    "Comparisons": ("studies.md", "studies/*", "transfer.md"),
     "Models in and out": ("weights.md", "export.md", "push.md"),
     "Machines": ("scale.md", "reliability.md", "security.md", "shell.md"),
     "Commands": ("commands/*",),

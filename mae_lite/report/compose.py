@@ -17,7 +17,7 @@ from mae_lite.report.read import Run
 from mae_lite.report.tables import Table
 from mae_lite.report.values import number
 
-_PREVIEWS_BYTES = 1.5e6
+_PREVIEWS_BYTES = 1e6
 """Of a page's previews, before their encoding adds a third."""
 
 

@@ -189,6 +189,8 @@ def read(folder: Path) -> Run:
     """Read one run folder; what cannot be read is listed under ``problems``."""
     problems: list[str] = []
     record = _object(folder / "recipe.json", problems)
+    if (form := whole(record.get("format"))) is not None and form > rundir.FORMAT:
+        problems.append(f"recipe.json: format {form} of a newer mae_lite, this one knows up to {rundir.FORMAT}")
     raw = record.get("recipe")
     raw = raw if isinstance(raw, dict) else {}
     if not isinstance(raw.get("method"), dict):

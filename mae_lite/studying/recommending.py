@@ -99,8 +99,7 @@ def choice(
     close = [name for name in rivals if (gap := gaps[name]) is not None and gap.mean >= -CLOSE]
     taken = min([best, *close], key=lambda name: gflops[name])
     behind = gaps.get(taken)
-    opponent = leading({name: single[name] for name in scratch}) if scratch else None
-    gain = None if opponent is None or taken in scratch else paired(single[taken], single[opponent])
+    opponent, gain = _gain(single, taken, scratch)
     return {
         "compared": list(single),
         "seeds": len(single[taken]),
@@ -115,6 +114,20 @@ def choice(
         "scratch": opponent,
         "gain_over_scratch": None if gain is None else _numbers(gain),
     }
+
+
+def _gain(
+    single: Mapping[str, Mapping[int, float]], taken: str, scratch: Sequence[str]
+) -> tuple[str | None, Estimate | None]:
+    """Return the one of ``scratch`` that ``taken`` is least ahead of, by the seeds of both, and by how much.
+
+    It may have fewer seeds than others: a gain over a weaker one would be no gain.
+    """
+    found = {name: gap for name in scratch if (gap := paired(single[taken], single[name])) is not None}
+    if not found:
+        return None, None
+    name = min(found, key=lambda one: found[one].mean)
+    return (taken, None) if taken in scratch else (name, found[name])
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
@@ -209,7 +222,9 @@ def table(found: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> Tab
             Cell(amount, labels or math.inf),
             Cell(item["advice"], item["advice"], colours.get(item["advice"], "")),
             Cell(_estimate(item["top1_percent"]).text(), item["top1_percent"]["mean"], detail=_seeds(item["seeds"])),
-            Cell("", -1e9) if gain is None else Cell(_estimate(gain).signed(), gain["mean"]),
+            Cell("", -1e9)
+            if gain is None
+            else Cell(_estimate(gain).signed(), gain["mean"], detail=f"over {item['scratch']}"),
             Cell(shown, shown),
             Cell(f"{item['gflops'] / 1e3:,.3g}", item["gflops"]),
         ])  # fmt: skip
