@@ -440,7 +440,7 @@ def test_features_of_photographs_get_better_and_do_not_collapse(
 ) -> None:
     """Nearest neighbours on images that were never trained on, with features of a random and of a trained encoder."""
     del arrow_cache
-    recipe = small_recipe(300)
+    recipe = small_recipe(200)
     rows, trained_std = better_than_random(recipe, dino(recipe).encoder, shared_data, tmp_path / "run")
     later = [row["view_feature_std"] for row in rows if row["step"] > 100]  # it dips at first, and comes back
     assert trained_std > 0.5 and min(later) > 0.5

@@ -298,7 +298,7 @@ def test_thirty_steps_on_photographs_learn_and_do_not_collapse(shared_data: Path
     del arrow_cache
     recipe = recipes.derive(
         recipes.get("cifar10-mocov3"),
-        encoder={"width": 96, "depth": 4, "num_heads": 6},
+        encoder={"patch_size": 8, "width": 96, "depth": 4, "num_heads": 6},
         method={"hidden_width": 256, "output_width": 64},
         global_batch_size=64,
         lr_per_256=2e-3,
