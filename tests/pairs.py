@@ -4,6 +4,7 @@ Runs as a process of its own with one thread and torch imported, so that forking
 
     python tests/pairs.py FOLDER SCENARIO          prints one line of JSON
     python tests/pairs.py FOLDER command WORDS     runs this command line on both ranks
+    python tests/pairs.py FOLDER commands FILE     runs many, a JSON object of words by name, one after the other
 """
 
 from __future__ import annotations
@@ -285,11 +286,18 @@ def command(folder: Path) -> list[dict[str, Any]]:
     return [asdict(end) for end in pair(folder, sys.argv[3:])]
 
 
+def commands(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Run the command lines of a file on both ranks; return by name how they ended."""
+    wanted = json.loads(Path(sys.argv[3]).read_text())
+    return {name: [asdict(end) for end in pair(folder / name, line)] for name, line in wanted.items()}
+
+
 SCENARIOS: dict[str, Callable[[Path], Any]] = {
     "interrupted": interrupted,
     "stops": stops,
     "worlds": worlds,
     "command": command,
+    "commands": commands,
 }
 
 

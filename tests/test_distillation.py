@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -320,15 +319,12 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     teacher = toy.teacher_weights(tmp_path / "teacher.safetensors", recipe)
     training.run(recipe, toy.runtime(tmp_path / "one", teacher=teacher))
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    words = ["torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    words += ["-m", "mae_lite", "pretrain", str(tmp_path / "recipe.json"), "--data", "digits", "--teacher", teacher]
+    words = [str(Path(__file__).parent / "pairs.py"), str(tmp_path / "logs"), "command"]
+    words += ["pretrain", str(tmp_path / "recipe.json"), "--data", "digits", "--teacher", teacher]
     words += ["--out", str(tmp_path / "two"), "--workers", "0", "--log-every-steps", "2", "--save-every-steps", "2"]
     words += ["--tensorboard", "false", "--accelerator", "cpu"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, timeout=300, env=environment)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     assert_close(tmp_path / "two", tmp_path / "one")
 
