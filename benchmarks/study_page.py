@@ -4,7 +4,7 @@
 
 ``--study`` takes table.json and report.html of a study's folder; ``--transfer`` the numbers of a transfer of its
 models; ``--again`` compares a run that was trained anew with the study's run of the same settings. Their numbers go to
-benchmarks/results, the page to docs/studies/cifar10/report.html. Then the tables of index.md there, and those of the
+benchmarks/results, the pages to docs/studies/cifar10. Then the tables of index.md there, and those of the
 README, are made anew from the numbers; the words around them are written by hand.
 """
 
@@ -181,6 +181,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if options.transfer is not None:
         table = without_places((options.transfer / "transfer.json").read_text(), options.transfer.parent)
         made[f"transfer_{options.name}"] = {**json.loads(table), "hardware": processor()}
+        html = (options.transfer / "report.html").read_text()
+        (place / "transfer.html").write_text(without_places(html, options.transfer.parent))
     if options.again is not None:
         made[f"again_{options.name}"] = again(*options.again)
     for name, content in made.items():

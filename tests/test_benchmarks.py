@@ -255,6 +255,17 @@ def test_queue_skips_what_is_done_and_goes_on_after_a_failure(tmp_path: Path) ->
     assert "failed: 1\n  cifar_scratch (exit code 1)" in fourth.stdout
 
 
+def test_deploy_says_how_many_times_as_fast_as_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def form(name: str, *p50_ms: float) -> dict[str, Any]:
+        times = [{"threads": count, "p50_ms": ms} for count, ms in zip((1, 2), p50_ms, strict=True)]
+        return {"form": name, "bytes": 2_000_000, "memory": None, "latency": times, "throughput": {}}
+
+    card = {"forms": [form("torch", 9.0, 6.0), form("onnx", 3.0, 8.0)], "machine": {"cpus": 2}}
+    found = module("deploy", monkeypatch).summary(card, 224)["forms"]
+    assert [row["times_torch"] for row in found["onnx"]["latency"]] == [3.0, 0.75]
+    assert [row["times_torch"] for row in found["torch"]["latency"]] == [1.0, 1.0]
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc")
 def test_cpu_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark, out = module("steps", monkeypatch), tmp_path / "steps.json"
