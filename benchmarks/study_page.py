@@ -112,7 +112,7 @@ def transferred(content: Mapping[str, Any]) -> list[str]:
     found = {(one["model"], one["set"]): one for one in content["results"]}
     lines = [row("weights", *sets), "|---" * (len(sets) + 1) + "|"]
     for model in (one["model"] for one in content["models"]):
-        lines.append(row(model, *(estimate(found[model, one]["top1_percent"]) for one in sets)))
+        lines.append(row(model, *(estimate(found[model, one]["top1"]) for one in sets)))
     return lines
 
 
