@@ -58,7 +58,9 @@ def test_what_was_gained_is_said_with_its_interval(tmp_path: Path) -> None:
     gains = [one - other for one, other in zip(ours, theirs, strict=True)]
     half = 4.302652729911275 * statistics.stdev(gains) / math.sqrt(3)  # t of 2 degrees of freedom at 0.975
     (sentence,) = report.headline
-    assert sentence.startswith("With 5 labels per class, MAE pre-training reaches 87.0 % on digits: ")
+    assert sentence.startswith(
+        "With 5 labels per class, MAE pre-training reaches 87.0 % on the test images of digits: "
+    )
     assert (
         f"+21.0 ± {half:.1f} points against the same network from scratch with the same number of updates" in sentence
     )
@@ -352,7 +354,7 @@ def test_only_seeds_of_both_make_an_interval(tmp_path: Path) -> None:
     assert "+15.0 ± 63.5 points" in text and "(95 % intervals over 2 draws, paired)" in text
     assert "one seed, so that nothing is said of chance" in said(pair(tmp_path / "one", {0: 0.9, 1: 0.8}, {1: 0.6}))
     none = said(pair(tmp_path / "none", {0: 0.9}, {1: 0.6}))
-    assert none == "With 5 labels per class, MAE pre-training reaches 90.0 % on digits."
+    assert none == "With 5 labels per class, MAE pre-training reaches 90.0 % on the test images of digits."
 
 
 def test_a_repeated_seed_and_an_unfinished_run_do_not_count_twice(tmp_path: Path) -> None:
@@ -386,7 +388,8 @@ def test_two_pre_trainings_are_two_groups(tmp_path: Path) -> None:
     report = compose([root])
     labels = [row[0].text for row in report.tables[0].rows]
     assert labels[:2] == ["digits-finetune (from pre-long)", "digits-finetune (from pre-short)"]
-    assert "reaches 95.0 % on digits (digits-finetune (from pre-long), the best of 2 by this very score)" in said(root)
+    which = "digits-finetune (from pre-long), the best of 2 by this very score"
+    assert f"reaches 95.0 % on the test images of digits ({which})" in said(root)
 
 
 def test_an_unequal_opponent_is_called_so(tmp_path: Path) -> None:

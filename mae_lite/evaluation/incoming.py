@@ -20,6 +20,8 @@ from mae_lite.overrides import build
 _log = logging.getLogger(__name__)
 Pooling = Literal["token", "avg"]
 _TENSORS = ("model.safetensors", "pytorch_model.bin")
+_SHAPE = ("image_size", "patch_size", "channels", "width", "depth", "num_heads")
+"""Settings of an encoder that its weights must have been trained with."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,17 @@ class Incoming:
     """Share of the image that the centre crop keeps in evaluation."""
     pooling: Pooling | None = None
     classes: tuple[str, ...] | None = None
+    encoder: config.Encoder | None = None
+    """Of a run."""
+
+    def shape_flags(self, other: config.Encoder | config.Swin) -> str:
+        """Return the flags that give ``other`` this run's encoder; "" where it has its shape, or it is not known."""
+        if self.encoder is None or not isinstance(other, config.Encoder):
+            return ""
+        differ = [name for name in _SHAPE if getattr(self.encoder, name) != getattr(other, name)]
+        if differ == ["image_size"]:  # positions are made for any size
+            return ""
+        return " ".join(f"--encoder.{name.replace('_', '-')} {getattr(self.encoder, name)}" for name in differ)
 
 
 def read(source: str, prefix: str = "", flag: str = "") -> Incoming:
@@ -167,6 +180,24 @@ def described(run: Path, what: str) -> tuple[dict[str, Any], config.Recipe]:
         ) from error
 
 
+def newest(run: Path) -> tuple[int, dict[str, bytes]]:
+    """Return step and files of a run's newest checkpoint; say aloud that the run is not finished.
+
+    Raises:
+        CheckpointError: when there is none.
+    """
+    status = rundir.read_json(run / "status.json", "a run folder") if (run / "status.json").exists() else {}
+    state = status.get("state")
+    found = checkpoint.newest(run)
+    if found is None:
+        fix = "wait for its first checkpoint" if state == "running" else "start it again with the same command"
+        raise CheckpointError(f"{str(run)!r} has no checkpoint yet", found=f"a run that is {state}", fix=fix)
+    if state not in (None, "finished"):
+        total = status.get("total_steps")
+        _log.warning("%s is not finished (%s): these are its weights at step %d of %s", run, state, found[0], total)
+    return found
+
+
 def method_tensors(contents: dict[str, bytes]) -> dict[str, Tensor]:
     """Return the weights of a checkpoint by the method's names; the moving average where there is one."""
     if "ema.safetensors" not in contents:
@@ -202,4 +233,5 @@ def _run(path: Path) -> Incoming:
         crop=recipe.augmentation.eval_crop,
         pooling="avg" if supervised and "encoder.fc_norm.weight" in raw else "token",
         classes=_names(record["classes"]) if supervised else None,
+        encoder=plain,
     )

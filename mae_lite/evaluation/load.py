@@ -12,7 +12,6 @@ from typing import Any, assert_never
 from torch import Tensor
 
 from mae_lite import config, files, methods, rundir, shipped
-from mae_lite.engine import checkpoint
 from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation import incoming, keeping
 from mae_lite.methods.base import Method
@@ -21,6 +20,7 @@ from mae_lite.models.fitting import check_patterns
 from mae_lite.models.relative import TABLE, has_tables
 
 _log = logging.getLogger(__name__)
+HEADS_FLAG = "--encoder.num-heads"
 _HEADS = (
     *("decoder.*", "matching.*", "painter.*"),
     *("projector.*", "predictor.*", "momentum_encoder.*", "momentum_projector.*"),
@@ -60,17 +60,14 @@ def load_method(path: Path) -> LoadedRun:
     """
     record, recipe = incoming.described(path, "a run folder, e.g. runs/NAME")
     classes = tuple(record["classes"]) if record["classes"] is not None else None
-    found = checkpoint.newest(path)
-    if found is None:
-        raise CheckpointError(f"{str(path)!r} has no checkpoint yet", fix="wait for the run's first checkpoint")
-    step, contents = found
+    step, contents = incoming.newest(path)
     method = methods.build(recipe, len(classes or ()))
     weights.load_into(method, incoming.method_tensors(contents), source=f"{path} step {step}")
     return LoadedRun(method.eval(), recipe, classes, record["data"], step)
 
 
 def initial_tensors(
-    init: str, encoder: config.Encoder | config.Swin, *, flag: str = "--init", heads_flag: str = "--encoder.num-heads"
+    init: str, encoder: config.Encoder | config.Swin, *, flag: str = "--init", heads_flag: str = HEADS_FLAG
 ) -> dict[str, Tensor]:
     """Read the weights of ``--init`` or ``--teacher`` by the method's names.
 
@@ -94,7 +91,7 @@ def initial_weights(
     if isinstance(encoder, config.Encoder):
         if found.heads is None:
             _log.warning("%s does not say its number of heads; it is taken to be %d", init, encoder.num_heads)
-        _check_heads(init, found.heads, encoder, heads_flag)
+        _check_heads(init, found, encoder, heads_flag)
     for words in _differences(found):
         _log.warning("%s: %s", init, words)
     return found
@@ -123,13 +120,13 @@ def init_digest(init: str | None) -> str | None:
     return None
 
 
-def _check_heads(init: str, heads: int | None, encoder: config.Encoder, flag: str) -> None:
-    if heads is not None and heads != encoder.num_heads:
+def _check_heads(init: str, found: incoming.Incoming, encoder: config.Encoder, flag: str) -> None:
+    if found.heads is not None and found.heads != encoder.num_heads:
         raise CheckpointError(
             f"{init!r} was trained with another number of attention heads",
-            found=str(heads),
+            found=str(found.heads),
             expected=str(encoder.num_heads),
-            fix=f"{flag} {heads}",
+            fix=(flag == HEADS_FLAG and found.shape_flags(encoder)) or f"{flag} {found.heads}",
         )
 
 
@@ -157,16 +154,22 @@ def load_initial(method: Method, recipe: config.Recipe, init: str | None, allow_
             expected="no --init",
             fix="drop --init, or use a fine-tuning recipe",
         )
-    found = initial_tensors(init, recipe.encoder)
-    _check_tables(found, recipe, init)
-    tensors, fresh = _start(found, recipe, init)
+    source = initial_weights(init, recipe.encoder, flag="--init", heads_flag=HEADS_FLAG)
+    _check_tables(source.found.tensors, recipe, init)
+    tensors, fresh = _start(source.found.tensors, recipe, init)
     if isinstance(recipe.method, config.Supervised) and recipe.method.keep_blocks is not None:
         tensors, anew = keeping.kept(tensors, recipe.plain_encoder.depth, recipe.method.keep_blocks, init)
         fresh = [*fresh, *anew]
     dropped = ["encoder.head.*", *_HEADS]
     if isinstance(recipe.method, config.Supervised) and recipe.method.pooling == "mean":
         dropped.append("encoder.norm.*")
-    weights.load_into(method, tensors, new=fresh, dropped=dropped, allow_missing=allow_missing, source=init)
+    try:
+        weights.load_into(method, tensors, new=fresh, dropped=dropped, allow_missing=allow_missing, source=init)
+    except CheckpointError as error:
+        if not (flags := source.shape_flags(recipe.encoder)):
+            raise
+        fix = f"{flags} (the encoder of that run), or {error.fix}"
+        raise CheckpointError(error.what, found=error.found, expected=error.expected, fix=fix) from error
 
 
 def _check_tables(tensors: dict[str, Tensor], recipe: config.Recipe, init: str) -> None:

@@ -270,7 +270,7 @@ def load_into(
         _log.warning("%s: as allowed, these start anew: %s", source, ", ".join(missing))
     fresh = sorted(key for key in own if key not in fitting and key not in missing)
     if fresh:
-        _log.info("%s: %d tensors that it lacks start anew (%s, ...)", source, len(fresh), fresh[0])
+        _log.info("%s: %d tensors that it lacks start anew (%s, ...), as always here", source, len(fresh), fresh[0])
     if left_out:
         _log.info("%s: %d tensors not needed here were dropped (%s, ...)", source, len(left_out), left_out[0])
     model.load_state_dict({**own, **fitting})

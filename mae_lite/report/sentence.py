@@ -58,7 +58,9 @@ def _gain(found: Sequence[Group]) -> list[str]:
     name = _NAMES.get(ours.pretraining, f"{ours.pretraining} pre-training")
     where = f"With {place[1]} labels per class" if place[1] else "With all labels"
     chosen = f" ({ours.label}, the best of {len(candidates)} by this very score)" if len(candidates) > 1 else ""
-    text = f"{where}, {name} reaches {_mean(ours):.1f} % on {place[0]}{chosen}"
+    measured = ours.runs[0].accuracy()
+    images = place[0] if measured is None else f"the {measured.text}"
+    text = f"{where}, {name} reaches {_mean(ours):.1f} % on {images}{chosen}"
     if not told:
         return [f"{text}."]
     return [f"{text}: {_listed([_points(*item) for item in told])}{_certainty([gain for gain, _ in told])}."]

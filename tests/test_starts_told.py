@@ -1,0 +1,64 @@
+"""What is said of the weights that a command starts from: their encoder, and that they are not finished."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from mae_lite import recipes, training
+from mae_lite.errors import CheckpointError
+from mae_lite.evaluation.load import load_run
+from tests import stored, toy
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    training.run(toy.mae(), toy.runtime(tmp_path / "small"))
+    return str(tmp_path / "small")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "flags"),
+    [
+        ({"depth": 2}, "--encoder.depth 1"),
+        ({"width": 32, "depth": 2, "num_heads": 4}, "--encoder.width 16 --encoder.depth 1 --encoder.num-heads 2"),
+        ({"image_size": 16, "patch_size": 8}, "--encoder.image-size 8 --encoder.patch-size 4"),
+    ],
+)
+def test_another_encoder_is_named_whole(small: str, tmp_path: Path, encoder: dict[str, int], flags: str) -> None:
+    """One message has every flag; a flag at a time was a way through three errors."""
+    tuned = recipes.derive(toy.classifier(start="pretrained"), encoder=encoder)
+    with pytest.raises(CheckpointError) as caught:
+        training.run(tuned, toy.runtime(tmp_path / "tuned", init=small))
+    assert caught.value.fix.startswith(flags), caught.value
+    words = {word: value for word, value in zip(flags.split()[::2], flags.split()[1::2], strict=True)}
+    changes = {word.removeprefix("--encoder.").replace("-", "_"): int(value) for word, value in words.items()}
+    training.run(recipes.derive(tuned, encoder=changes), toy.runtime(tmp_path / "again", init=small))
+
+
+def test_images_of_another_size_are_no_other_encoder(small: str, tmp_path: Path) -> None:
+    tuned = recipes.derive(toy.classifier(start="pretrained"), encoder={"image_size": 16})
+    assert training.run(tuned, toy.runtime(tmp_path / "tuned", init=small)).state == "finished"
+
+
+def test_weights_of_an_unfinished_run_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    training.run(toy.classifier(), toy.runtime(whole))
+    training.run(toy.classifier(), toy.runtime(part, stop_after_steps=3))
+    with caplog.at_level(logging.WARNING):
+        load_run(whole)
+        assert not caplog.messages
+        load_run(part)
+    assert caplog.messages == [f"{part} is not finished (paused): these are its weights at step 3 of 6"]
+
+
+@pytest.mark.parametrize(("state", "fix"), [("failed", "start it again"), ("running", "wait for its first checkpoint")])
+def test_a_run_without_a_checkpoint_says_why(tmp_path: Path, state: str, fix: str) -> None:
+    run = stored.run(tmp_path, "run", recipes.get("digits-finetune"), state=state, losses=())
+    stored.write(run / "recipe.json", json.loads((run / "recipe.json").read_text()) | {"classes": ["0", "1"]})
+    with pytest.raises(CheckpointError, match=f"has no checkpoint yet: found a run that is {state}") as caught:
+        load_run(run)
+    assert caught.value.fix.startswith(fix)
