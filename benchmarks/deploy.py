@@ -64,7 +64,7 @@ def summary(card: dict[str, Any], side: int) -> dict[str, Any]:
 def main(words: Sequence[str] | None = None) -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each form, number of threads and size of batch")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each form, threads and size of batch")
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "deploy.json")
     options = parser.parse_args(words)
