@@ -16,14 +16,14 @@ class NoOptions(config.Config):
 
 
 class ListOptions(config.Config):
-    """Options of ``mae-lite recipes``."""
+    """Options of mae-lite recipes."""
 
     json_output: bool = False
     """Print JSON with every setting instead of a table."""
 
 
 class EvaluateOptions(config.Config):
-    """Options of ``mae-lite evaluate``."""
+    """Options of mae-lite evaluate."""
 
     data: str | None = None
     """Labelled images; by default the test split of the run's own data."""
@@ -42,7 +42,7 @@ class EvaluateOptions(config.Config):
 
 
 class ReplayOptions(config.Config):
-    """Options of ``mae-lite replay``."""
+    """Options of mae-lite replay."""
 
     data: str | None = None
     """Where the training images are now; by default where they were."""
@@ -75,7 +75,7 @@ class BenchRequest(PlanRequest):
 
 
 class CheckOptions(config.Config):
-    """Options of ``mae-lite check``."""
+    """Options of mae-lite check."""
 
     recipe: str = "mae-tiny"
     """Recipe whose reading rules, channels and augmentation are tried."""
@@ -102,7 +102,7 @@ class CheckOptions(config.Config):
 
 
 class PrepareOptions(config.Config):
-    """Options of ``mae-lite prepare``, which makes a pack.
+    """Options of mae-lite prepare, which makes a pack.
 
     JPEGs have their short side at ``side``; smaller images are not enlarged, and plain ones not encoded again. uint8
     keeps pixels: images are resized, and cut to the square in their middle, so that none has to be decoded later.
@@ -133,7 +133,7 @@ class PrepareOptions(config.Config):
 
 
 class ConvertOptions(config.Config):
-    """Options of ``mae-lite convert``."""
+    """Options of mae-lite convert."""
 
     to: Literal["ours", "timm", "huggingface"] = "ours"
     """Format to write: a folder for --init, for timm, or for Hugging Face transformers."""
@@ -148,7 +148,7 @@ class ConvertOptions(config.Config):
 
 
 class AnalyzeOptions(config.Config):
-    """Options of ``mae-lite analyze``."""
+    """Options of mae-lite analyze."""
 
     data: str
     """Images to look at; with labels, unless --importance none."""
@@ -183,7 +183,7 @@ class AnalyzeOptions(config.Config):
 
 
 class ProbeOptions(ProbeSettings):
-    """Options of ``mae-lite probe``."""
+    """Options of mae-lite probe."""
 
     out: str = "probe"
     """Folder for probe.json, figures over blocks, the list of few labels, and numbers of models that are no runs."""
@@ -192,14 +192,14 @@ class ProbeOptions(ProbeSettings):
 
 
 class EmbedOptions(EmbedSettings):
-    """Options of ``mae-lite embed``."""
+    """Options of mae-lite embed."""
 
     out: str
     """File to write: a table .parquet, or an array .npy with a list .csv beside it."""
 
 
 class DuplicatesOptions(DuplicateSettings):
-    """Options of ``mae-lite duplicates``."""
+    """Options of mae-lite duplicates."""
 
     out: str = "runs/duplicates"
     """Folder for duplicates.json, duplicates.csv with every pair, and duplicates.png."""
@@ -208,7 +208,7 @@ class DuplicatesOptions(DuplicateSettings):
 
 
 class PredictOptions(config.Config):
-    """Options of ``mae-lite predict``."""
+    """Options of mae-lite predict."""
 
     top: int = Field(3, ge=1)
     """Classes to name for each image, the most probable first."""
@@ -246,7 +246,7 @@ class LayersRequest(config.Request):
 
 
 class ReportOptions(config.Config):
-    """Options of ``mae-lite report``."""
+    """Options of mae-lite report."""
 
     out: str = "report.html"
     """The page to write."""
@@ -255,7 +255,7 @@ class ReportOptions(config.Config):
 
 
 class WatchOptions(config.Config):
-    """Options of ``mae-lite watch``."""
+    """Options of mae-lite watch."""
 
     port: int = Field(8123, ge=0, le=65535)
     """Port on this machine; 0 takes any that is free."""
@@ -264,7 +264,7 @@ class WatchOptions(config.Config):
 
 
 class DemoOptions(config.Config):
-    """Options of ``mae-lite demo``."""
+    """Options of mae-lite demo."""
 
     out: str = "runs/demo"
     """Folder for the runs and the page."""

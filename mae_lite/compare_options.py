@@ -11,7 +11,7 @@ from mae_lite.errors import ConfigError
 
 
 class StudyOptions(config.Config):
-    """Options of ``mae-lite study``."""
+    """Options of mae-lite study."""
 
     data: str | None = None
     """Images, where the study does not bring its own."""
@@ -46,7 +46,7 @@ class StudyOptions(config.Config):
 
 
 class TransferOptions(config.Config):
-    """Options of ``mae-lite transfer``."""
+    """Options of mae-lite transfer."""
 
     suite: str = "paper"
     """Sets to fine-tune on: paper, or digits to try it out."""

@@ -10,7 +10,7 @@ from mae_lite.exporting.settings import ExportSettings
 
 
 class ExportOptions(ExportSettings, CardSettings):
-    """Options of ``mae-lite export``."""
+    """Options of mae-lite export."""
 
     card: bool = True
     """Write card.html, card.json and README.md beside the forms, as mae-lite card does."""
@@ -21,7 +21,7 @@ class ExportOptions(ExportSettings, CardSettings):
 
 
 class CardOptions(MeasureSettings):
-    """Options of ``mae-lite card``."""
+    """Options of mae-lite card."""
 
     out: str | None = None
     """Folder to write; None takes that of an export, RUN/card, or FOLDER-card beside a timm folder."""
@@ -30,7 +30,7 @@ class CardOptions(MeasureSettings):
 
 
 class PushOptions(config.Config):
-    """Options of ``mae-lite push``."""
+    """Options of mae-lite push."""
 
     private: bool = False
     """Create the repository for its owner alone."""

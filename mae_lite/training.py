@@ -27,6 +27,7 @@ from mae_lite.engine.peers import Peers
 from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import ConfigError, MaeLiteError, NotFinite, in_line
+from mae_lite.evaluation.incoming import check_start
 from mae_lite.evaluation.load import init_digest, load_initial
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.loggers import Loggers, opening
@@ -64,6 +65,7 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
     """
     if runtime.override and not runtime.out:
         raise ConfigError("override", found="no --out", expected="the run that goes on", fix="add --out FOLDER")
+    check_start(recipe, runtime.init)  # before anything is made or read
     opening.check(runtime.loggers_used)
     rundir.check_place(Path(runtime.out or "runs"))
     with StopSignals(_PATIENCE_S) as signals:

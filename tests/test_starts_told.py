@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mae_lite import recipes, training
-from mae_lite.errors import CheckpointError
+from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation.load import load_run
 from tests import stored, toy
 
@@ -62,3 +62,11 @@ def test_a_run_without_a_checkpoint_says_why(tmp_path: Path, state: str, fix: st
     with pytest.raises(CheckpointError, match=f"has no checkpoint yet: found a run that is {state}") as caught:
         load_run(run)
     assert caught.value.fix.startswith(fix)
+
+
+@pytest.mark.parametrize("init", [None, "small"])
+def test_a_start_that_cannot_be_leaves_no_folder(small: str, tmp_path: Path, init: str | None) -> None:
+    recipe = toy.classifier(start="random" if init else "pretrained")
+    with pytest.raises(ConfigError, match="starts from random weights" if init else "fine-tunes pre-trained weights"):
+        training.run(recipe, toy.runtime(tmp_path / "run", init=small if init else None))
+    assert not (tmp_path / "run").exists()

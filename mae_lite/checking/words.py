@@ -82,7 +82,11 @@ def _about_pixels(summary: dict[str, Any], recipe: Recipe) -> Iterator[str]:
         return
     median, size = summary["short_side_px"]["median"], recipe.encoder.image_size
     if median * 2 < size:
-        small = " cifar10-mae-tiny is made for 32 px." if median <= 48 and size > 64 else ""
+        small = (
+            " cifar10-mae-tiny is made for 32 px: --recipe cifar10-mae-tiny shows what it will see."
+            if median <= 48 and size > 64
+            else ""
+        )
         yield f"Half of the images have a short side of {median:.0f} px or less and are enlarged to {size}.{small}"
     if summary["longest_to_shortest"] > 5:
         yield f"Some images are {summary['longest_to_shortest']:g} times as long as wide: crops see little of them."

@@ -157,6 +157,28 @@ def _names(classes: Any) -> tuple[str, ...] | None:
     return None if classes is None else tuple(str(name) for name in classes)
 
 
+def check_start(recipe: config.Recipe, init: str | None) -> None:
+    """Refuse a recipe that needs weights to start from and has none, or has some and needs none.
+
+    Raises:
+        ConfigError: says which.
+    """
+    if init is None and recipe.start == "pretrained":
+        raise ConfigError(
+            f"recipe {recipe.name!r} fine-tunes pre-trained weights",
+            found="no --init",
+            expected="weights to start from",
+            fix="add --init RUN, or use a recipe that trains from scratch",
+        )
+    if init is not None and recipe.start == "random" and isinstance(recipe.method, config.Supervised):
+        raise ConfigError(
+            f"recipe {recipe.name!r} starts from random weights",
+            found=f"--init {init}",
+            expected="no --init",
+            fix="drop --init, or use a fine-tuning recipe",
+        )
+
+
 def described(run: Path, what: str) -> tuple[dict[str, Any], config.Recipe]:
     """Return what ``recipe.json`` says of a run, and the recipe in it.
 

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 from torch import Tensor
 
 from mae_lite import config, files, methods, rundir, shipped
-from mae_lite.errors import CheckpointError, ConfigError
+from mae_lite.errors import CheckpointError
 from mae_lite.evaluation import incoming, keeping
 from mae_lite.methods.base import Method
 from mae_lite.models import weights
@@ -137,23 +137,10 @@ def load_initial(method: Method, recipe: config.Recipe, init: str | None, allow_
         ConfigError: when the recipe and ``init`` do not go together, or ``allow_missing`` allows nothing.
         CheckpointError: when the weights do not fit.
     """
+    incoming.check_start(recipe, init)
     if init is None:
         check_patterns(allow_missing, (), "a start without --init")
-        if recipe.start == "pretrained":
-            raise ConfigError(
-                f"recipe {recipe.name!r} fine-tunes pre-trained weights",
-                found="no --init",
-                expected="weights to start from",
-                fix="add --init RUN, or use a recipe that trains from scratch",
-            )
         return
-    if recipe.start == "random" and isinstance(recipe.method, config.Supervised):
-        raise ConfigError(
-            f"recipe {recipe.name!r} starts from random weights",
-            found=f"--init {init}",
-            expected="no --init",
-            fix="drop --init, or use a fine-tuning recipe",
-        )
     source = initial_weights(init, recipe.encoder, flag="--init", heads_flag=HEADS_FLAG)
     _check_tables(source.found.tensors, recipe, init)
     tensors, fresh = _start(source.found.tensors, recipe, init)

@@ -14,7 +14,7 @@ from mae_lite.engine.ranks import free_memory_bytes, peak_memory_mb
 from mae_lite.timing import rates
 from mae_lite.timing.clock import clock
 
-PACK_SIDE = 256
+PACK_SIDE, _SMALL_SIDE = 256, 64
 _KEPT = 3
 """Checkpoints on the disk at once: the last two, and the one being written; the best as well where it is validated."""
 _SPARE = 0.9
@@ -56,7 +56,8 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
         "largest_micro_batch": max(int(room / per_image), 0) if per_image > 0 else None,
         "checkpoint_mb": _checkpoint_mb(setting),
         "checkpoints_kept": _KEPT + isinstance(recipe.method, config.Supervised),
-        "pack_mb": len(setting.source) * PACK_SIDE**2 * recipe.encoder.channels / 1e6,
+        "pack_side": _pack_side(recipe),
+        "pack_mb": len(setting.source) * _pack_side(recipe) ** 2 * recipe.encoder.channels / 1e6,
         "workers": setting.workers,
         "workers_that_keep_up": math.ceil(step / (reading / max(setting.workers, 1))),
         "cpus": usable_cpus(),
@@ -67,6 +68,11 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
             cpus=usable_cpus(),
         ),
     }
+
+
+def _pack_side(recipe: config.Recipe) -> int:
+    """Return the side that images of a pack need: room for crops, or that of small images."""
+    return PACK_SIDE if recipe.encoder.image_size > _SMALL_SIDE else recipe.encoder.image_size
 
 
 def _memory_of_an_image(recipe: config.Recipe, runtime: config.Runtime) -> tuple[rates.Setting, float]:
@@ -118,7 +124,7 @@ def as_text(found: dict[str, Any]) -> str:
         f"  time      {clock(found['seconds'])} at {together:,.0f} images/s (step {step:,.0f}, "
         f"reading {reading:,.0f}); probes and validation come on top",
         f"  memory    {found['memory_mb'] / 1e3:.1f} GB with {found['probed_batch']} images in a forward pass{fits}",
-        f"  disk      {disk / 1e3:.2f} GB of checkpoints; a pack of {PACK_SIDE}-px pixels would take "
+        f"  disk      {disk / 1e3:.2f} GB of checkpoints; a pack of {found['pack_side']}-px pixels would take "
         f"{found['pack_mb'] / 1e3:.1f} GB",
         f"  workers   {found['workers']}; {enough}",
     ]
