@@ -128,7 +128,8 @@ def cost(content: Mapping[str, Any]) -> list[str]:
     """Return the sentence about command, machine and time."""
     machine, hours = content["hardware"], content["core_seconds"] / 3600
     where = f"{machine['cpus']} cores of {machine['model']}"
-    return [f"`{' '.join(content['command'])}`, {where}: {content['runs']} runs, {hours:.1f} hours of one core."]
+    trained = f"{content['runs']} runs of pre-training and fine-tuning, {hours:.1f} hours of one core"
+    return [f"`{' '.join(content['command'])}`, {where}: {trained}; measuring, `layers` and analyses come on top."]
 
 
 def beside_the_paper(content: Mapping[str, Any]) -> list[str]:

@@ -85,7 +85,11 @@ def test_publishing_leaves_out_where_it_was_made(study_page: Any, tmp_path: Path
         3600,
     )
     text = page.read_text()
-    assert "old" not in text and text.count("Words.") == 4 and "2 runs, 1.0 hours of one core." in text
+    assert (
+        "old" not in text
+        and text.count("Words.") == 4
+        and "2 runs of pre-training and fine-tuning, 1.0 hours of one core;" in text
+    )
     assert "| MAE | 50.0 | 1 |" in text and "| MAE | 50.0 | 1 | 78.0 |" in text
     assert "| A. | MAE minus scratch | +1.5 ± 6.4 points | **within chance** |" in text
 
