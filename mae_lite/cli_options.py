@@ -16,10 +16,10 @@ class NoOptions(config.Config):
 
 
 class ListOptions(config.Config):
-    """Options of mae-lite recipes."""
+    """Options of mae-lite recipes; words before them are looked for in names of recipes and of their methods."""
 
     json_output: bool = False
-    """Print JSON with every setting instead of a table."""
+    """Print JSON with every setting instead of a table (also --json)."""
 
 
 class EvaluateOptions(config.Config):
@@ -214,6 +214,8 @@ class PredictOptions(config.Config):
     """Classes to name for each image, the most probable first."""
     split: Literal["train", "val", "test"] | None = None
     """Part of a folder or data set that has several; None takes all of a folder, and test of a data set."""
+    limit: int | None = Field(None, ge=1)
+    """Only the first so many images; None takes all."""
     heads: int | None = Field(None, ge=1)
     """Attention heads of weights that do not say and whose width does not tell."""
     batch_size: int = Field(64, ge=1)

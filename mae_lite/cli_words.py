@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -19,6 +20,16 @@ from mae_lite.terminal import say
 
 _ASKED: dict[str, Any] = {"data": "DATA", "out": "OUT", "reading": config.Reading().model_dump()}
 """What stands in a page of help for fields that have no default."""
+
+_MEANINGS = {
+    "RUN": "a run folder, such as runs/NAME",
+    "MODEL": "a run folder or a checkpoint in it; a folder that timm, Hugging Face or mae-lite convert wrote; a file\n"
+    "    of weights; or pretrained:NAME, a model that comes along",
+    "IMAGES": "files, folders, patterns in quotes, - for paths on standard input; or alone a data set, as DATA is\n"
+    "    elsewhere. Here MODEL may be an ONNX file too, which mae-lite export wrote",
+    "DATA": "a folder of images, a parquet file, a pack, digits, or what else docs/data.md names",
+}
+"""What capitals in a line of usage stand for."""
 
 
 class Page(NamedTuple):
@@ -111,6 +122,7 @@ def positional(
     if words and not _is_flag(words[0]):
         return words[0], list(words[1:])
     if any(word in ("-h", "--help") for word in words):
+        usage = _explained(usage)
         if options is not None:
             _help(options, " ".join(usage.split()[:2]), {}, usage)
         gathered = _pages.get()
@@ -120,6 +132,12 @@ def positional(
             gathered.append(Page(usage, None))
         raise SystemExit(0)
     raise ConfigError(f"{name} is missing", fix=example)
+
+
+def _explained(usage: str) -> str:
+    """Return usage with a line below it for each word in capitals that needs one."""
+    asked = set(re.findall(r"\b[A-Z]+\b", usage.splitlines()[0]))
+    return "\n".join([usage, *(f"{word}: {text}" for word, text in _MEANINGS.items() if word in asked)])
 
 
 def several(

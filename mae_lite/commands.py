@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,19 +39,27 @@ from mae_lite.terminal import answer, say
 
 
 def list_recipes(words: Sequence[str]) -> int:
-    """List recipes with parameters, cost, source and the number to expect."""
-    options = options_from(words, ListOptions, "mae-lite recipes", {})
-    known = [recipes.get(name) for name in recipes.names()]
+    """List recipes with parameters, cost, source and the number to expect: mae-lite recipes [WORD...]."""
+    asked = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    prog = "mae-lite recipes [WORD...] [--json]"
+    options = options_from(flags_of(words[len(asked) :]), ListOptions, prog, {})
+    known = recipes.having(asked)
     if options.json_output:
         answer([recipe.model_dump(mode="json") for recipe in known], "", as_json=True)
         return 0
-    say(f"{'recipe':<26} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
-    for recipe in known:
-        use, step = costs.forward_gflops(recipe.encoder), costs.step_gflops(recipe)
-        parameters = f"{costs.model_parameters(recipe) / 1e6:.2f} M"
-        say(f"{recipe.name:<26} {parameters:>10} {use:>13.3g} {step:>15.3g}")
-        say(f"    expect  {recipe.note.expected}\n    source  {recipe.note.source}")
-    say("\nParameters are the encoder's, without a head. mae-lite pretrain RECIPE --help shows every setting.")
+    for command, what in (("pretrain", "Pre-training"), ("finetune", "Classifiers")):
+        chosen = [recipe for recipe in known if recipes.commands_for(recipe)[0] == command]
+        if not chosen:
+            continue
+        say(f"{what}: mae-lite {command} RECIPE")
+        say(f"{'recipe':<30} {'parameters':>10} {'GFLOP to use':>13} {'GFLOP to train':>15}   per image")
+        for recipe in chosen:
+            use, step = costs.forward_gflops(recipe.encoder), costs.step_gflops(recipe)
+            parameters = f"{costs.model_parameters(recipe) / 1e6:.2f} M"
+            say(f"{recipe.name:<30} {parameters:>10} {use:>13.3g} {step:>15.3g}")
+            say(f"    expect  {recipe.note.expected}\n    source  {recipe.note.source}")
+        say()
+    say("Parameters are the encoder's, without a head. mae-lite pretrain RECIPE --help shows every setting.")
     return 0
 
 

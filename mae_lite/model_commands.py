@@ -57,24 +57,23 @@ def predict(words: Sequence[str]) -> int:
     if out is not None:
         writing.check_place(out)
     classifier = predicting.opened(model, options.heads)
-    source = predicting.images_of(images, options.split, _lines())
+    source = predicting.first(predicting.images_of(images, options.split, _lines()), options.limit)
     settings = options.model_dump(include={"top", "batch_size", "workers"})
-    found = predicting.answers(classifier, source, **settings)
+    tally = writing.Tally()
+    found = tally.counted(predicting.answers(classifier, source, **settings))
     if out is None and not options.json_output:
-        columns, bad = writing.Columns(source, classifier.classes), 0
+        columns = writing.Columns(source, classifier.classes)
         for item in found:  # a line at a time, for many images take long
             say(writing.as_line(item, columns))
-            bad += bool(item.error)
     else:
         kept = list(found)
-        bad = sum(bool(item.error) for item in kept)
         if out is not None:
             writing.write(out, model, kept)
         values = writing.as_values(model, kept)
         answer(values, f"{len(kept):,} images: {in_line(out)}", options.json_output)
-    if bad:
-        say(f"{bad:,} of {len(source):,} images could not be read", aside=True)
-    return DataError.exit_code if bad and options.on_bad == "fail" else 0
+    for line in tally.lines(len(source)):
+        say(line, aside=True)
+    return DataError.exit_code if tally.bad and options.on_bad == "fail" else 0
 
 
 def _lines() -> Iterator[str]:

@@ -28,7 +28,7 @@ from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
 from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import ConfigError, MaeLiteError, NotFinite, in_line
 from mae_lite.evaluation.incoming import check_start
-from mae_lite.evaluation.load import init_digest, load_initial
+from mae_lite.evaluation.load import check_initial, init_digest, load_initial
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.loggers import Loggers, opening
 from mae_lite.methods.base import Method
@@ -78,6 +78,8 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
         ranks = fabric.global_rank, fabric.world_size
         with Peers(*ranks, fabric.barrier, partial(ending.remaining, folder)) as peers:
             with peers.together():
+                if runtime.init is not None and not rundir.checkpoints(folder):
+                    check_initial(recipe, len(train.classes or ()), runtime.init, runtime.allow_missing)
                 description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
                 peak = partial(peak_memory_mb, fabric.device)
                 opened = partial(rundir.RunDir, folder, description, peak, runtime.override, train.changes_since)

@@ -9,6 +9,7 @@ import pytest
 
 from mae_lite import __version__, cli, commands, config, costs, overrides, recipes
 from mae_lite.errors import ConfigError
+from tests.test_errors import assert_contract
 
 Captured = pytest.CaptureFixture[str]
 ALL = recipes.names()
@@ -42,6 +43,20 @@ def test_recipes_lists_everything(capsys: Captured) -> None:
         assert float(numbers[4]) == pytest.approx(costs.step_gflops(recipe), rel=0.01)
         assert expected.strip() == f"expect  {recipe.note.expected}"
         assert source.strip() == f"source  {recipe.note.source}"
+
+
+def test_recipes_are_found_by_name_and_method(capsys: Captured) -> None:
+    assert call("recipes", "digits", "mae") == 0
+    text = capsys.readouterr().out
+    listed = [line.split()[0] for line in text.splitlines() if " M " in line]
+    assert listed == ["digits-mae", "digits-mae-wide", "digits-d-mae"]
+    assert "mae-lite pretrain RECIPE" in text and "mae-lite finetune RECIPE\n" not in text
+    assert call("recipes", "supervised", "cifar10", "--json") == 0
+    found = [values["name"] for values in json.loads(capsys.readouterr().out)]
+    assert {"cifar10-finetune", "cifar10-scratch", "cifar10-supervised"} <= set(found)
+    assert all(name in ALL and "cifar10" in name for name in found)
+    code = call("recipes", "cifra10")
+    assert_contract(capsys.readouterr().err, code, 2, mentions=("'cifra10'", "nearest: 'cifar10", "mae-lite recipes"))
 
 
 def test_recipes_as_json_are_recipes(capsys: Captured) -> None:

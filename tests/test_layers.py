@@ -32,7 +32,10 @@ LAYERS = (
         ("config", "files", "draws", "terminal", "provenance"),
         ("overrides", "costs", "locks", "handover", "launch", "resuming"),
     ),  # L0
-    (("recipes", "rundir", "shipped", "figures", "display", "loggers", "advice"), ("left_out", "studies")),  # L1
+    (
+        ("recipes", "rundir", "run_state", "shipped", "figures", "display", "loggers", "advice"),
+        ("left_out", "studies"),
+    ),  # L1
     (("data", "models", "measuring"),),
     (("methods",),),
     (("engine",),),

@@ -362,6 +362,37 @@ def test_json_and_csv_hold_what_python_gives(finished: dict[str, Path], photos: 
         assert (row["image"], row["error"]) == (item.image, item.error)
 
 
+def test_labels_are_shown_beside_what_is_predicted(finished: dict[str, Path], photos: Path, capsys: Captured) -> None:
+    model, labelled = finished["colour"], finished["labelled"]
+    source = open_source(str(labelled), "test")
+    words = [(source.classes or ())[label] for label in source.labels]
+    found = predicted(model, labelled, split="test")
+    assert [item.label for item in found] == words and {item.label for item in predicted(model, photos)} == {None}
+    right = sum(item.classes[0] == item.label for item in found)
+    assert run("predict", model, labelled, "--split", "test", "--out", "out.csv") == 0
+    said = f"{right} of 6 labelled images have their label first ({100 * right / 6:.1f} %)\n"
+    assert capsys.readouterr().err.endswith(said)
+    shown = {"=cat": "'=cat", "dog\x1b[2J": "dog\\x1b[2J", 'no, "really"': 'no, "really"'}
+    assert [row["label"] for row in csv.DictReader(Path("out.csv").open())] == [shown[word] for word in words]
+    assert run("predict", model, labelled, "--split", "test", "--json") == 0
+    assert [image["label"] for image in json.loads(capsys.readouterr().out)["images"]] == words
+    assert run("predict", model, labelled, "--split", "test", "--limit", "2") == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert len(lines) == 2 and all("  labelled =cat " in line for line in lines) and "of 2 labelled" in captured.err
+    assert run("predict", model, photos, "--limit", "1") == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("photos/a.png ") and "labelled" not in captured.out + captured.err
+
+
+def test_a_limit_takes_the_first_images(finished: dict[str, Path], photos: Path) -> None:
+    every = predicted(finished["colour"], photos)
+    assert predicted(finished["colour"], photos, limit=2, batch_size=3) == every[:2]
+    assert predicted(finished["colour"], photos, limit=100) == every
+    with pytest.raises(ConfigError, match="limit: found 0, expected at least 1"):
+        predicted(finished["colour"], photos, limit=0)
+
+
 def test_data_sets_and_their_parts(finished: dict[str, Path], photos: Path) -> None:
     labelled, model = finished["labelled"], finished["colour"]
     assert len(predicted(model, labelled)) == 9
@@ -397,6 +428,7 @@ WRONG: list[tuple[tuple[str, ...], int, tuple[str, ...]]] = [
     (("colour", "foldr:photos"), 2, ("nearest: 'folder'",)),
     (("colour", "photos", "--out", "x.txt"), 2, ("'x.txt'", ".csv or .json", "--out x.csv")),
     (("colour", "photos", "--out", "photos/a.png/x.csv"), 5, ("photos/a.png",)),
+    (("colour", "photos", "--limit", "0"), 2, ("limit", "greater than or equal to 1")),
     (("colour", "photos", "--top", "0"), 2, ("top", "greater than or equal to 1")),
     (("colour", "photos", "--heads", "4"), 4, ("found --heads 4, expected 2", "drop --heads")),
     (("colour", "photos", "--on-bad", "stop"), 2, ("on_bad", "'fail' or 'skip'")),

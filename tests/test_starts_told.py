@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,13 +58,33 @@ def test_weights_of_an_unfinished_run_are_told_of(tmp_path: Path, caplog: pytest
     assert caplog.messages == [f"{part} is not finished (paused): these are its weights at step 3 of 6"]
 
 
-@pytest.mark.parametrize(("state", "fix"), [("failed", "start it again"), ("running", "wait for its first checkpoint")])
-def test_a_run_without_a_checkpoint_says_why(tmp_path: Path, state: str, fix: str) -> None:
+@pytest.mark.parametrize("use", ["evaluate", "init"])
+@pytest.mark.parametrize(
+    ("state", "process", "told", "fix"),
+    [
+        ("failed", None, "failed", "start it again"),
+        ("running", os.getpid(), "running", "wait for its first checkpoint"),
+        ("running", None, "interrupted", "start it again"),
+    ],
+)
+def test_a_run_without_a_checkpoint_says_why(
+    tmp_path: Path, state: str, process: int | None, told: str, fix: str, use: str
+) -> None:
+    """Nobody is told to wait for a process that is no more."""
+    if process is None:
+        process = (gone := subprocess.Popen(["true"])).pid
+        gone.wait()
     run = stored.run(tmp_path, "run", recipes.get("digits-finetune"), state=state, losses=())
     stored.write(run / "recipe.json", json.loads((run / "recipe.json").read_text()) | {"classes": ["0", "1"]})
-    with pytest.raises(CheckpointError, match=f"has no checkpoint yet: found a run that is {state}") as caught:
-        load_run(run)
+    status = json.loads((run / "status.json").read_text()) | {"pid": process, "host": socket.gethostname()}
+    stored.write(run / "status.json", status)
+    with pytest.raises(CheckpointError, match=f"has no checkpoint yet: found a run that is {told}") as caught:
+        if use == "evaluate":
+            load_run(run)
+        else:
+            training.run(toy.classifier(start="pretrained"), toy.runtime(tmp_path / "tuned", init=str(run)))
     assert caught.value.fix.startswith(fix)
+    assert not (tmp_path / "tuned").exists()
 
 
 @pytest.mark.parametrize("init", [None, "small"])
@@ -70,3 +93,14 @@ def test_a_start_that_cannot_be_leaves_no_folder(small: str, tmp_path: Path, ini
     with pytest.raises(ConfigError, match="starts from random weights" if init else "fine-tunes pre-trained weights"):
         training.run(recipe, toy.runtime(tmp_path / "run", init=small if init else None))
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_do_not_fit_leave_no_folder(small: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same --out is free for the next try, and what is taken of the weights is said once."""
+    tuned, runtime = toy.classifier(start="pretrained"), toy.runtime(tmp_path / "run", init=small)
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        training.run(recipes.derive(tuned, encoder={"width": 24}), runtime)
+    assert not (tmp_path / "run").exists()
+    with caplog.at_level(logging.WARNING):
+        assert training.run(tuned, runtime).state == "finished"
+    assert len(caplog.messages) == len(set(caplog.messages))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from timm.models import VisionTransformer
+
 from mae_lite import rundir, shipped
 from mae_lite.cards.words import short
 from mae_lite.exporting import subject
@@ -23,10 +25,26 @@ def about(model: Subject, licence: str | None) -> dict[str, Any]:
         "source": model.source,
         "task": "image-classification" if model.output == "logits" else "image-feature-extraction",
         "architecture": model.settings.get("architecture"),
+        "encoder": _sizes(model.model),
         "method": None if model.recipe is None else model.recipe.method.kind,
         "parameters": sum(value.numel() for value in model.model.parameters()),
         "weights_sha256": subject.weights_digest(model.folder),
         "licence": licence or (str(stated) if stated else None),
+    }
+
+
+def _sizes(model: Any) -> dict[str, int] | None:
+    """Return the sizes of a plain Vision Transformer; the name that timm builds it by is that of other sizes."""
+    if not isinstance(model, VisionTransformer):
+        return None
+    block: Any = model.blocks[0]
+    patches: Any = model.patch_embed
+    return {
+        "width": model.embed_dim,
+        "depth": len(model.blocks),
+        "heads": int(block.attn.num_heads),
+        "patch_px": int(patches.patch_size[0]),
+        "image_px": int(patches.img_size[0]),
     }
 
 

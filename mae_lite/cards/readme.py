@@ -85,7 +85,7 @@ def front_matter(record: Mapping[str, Any]) -> dict[str, Any]:
     metrics = [{"type": kind_, "value": round(value, 6), "name": name} for kind_, value, name in scores]
     result = {
         "task": {"type": record["task"], "name": "image classification"},
-        "dataset": {"name": data, "type": kind, "split": about["split"]},
+        "dataset": {"name": data, "type": kind, **({} if about["split"] == "undivided" else {"split": about["split"]})},
         "metrics": metrics,
     }
     return {**front, "metrics": ["accuracy"], "model-index": [{"name": record["title"], "results": [result]}]}

@@ -161,12 +161,23 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
+def _architecture(record: Mapping[str, Any]) -> str:
+    name, sizes = record["architecture"] or "unknown", record["encoder"]
+    if sizes is None:
+        return str(name)
+    return (
+        f"a plain Vision Transformer of {sizes['depth']} blocks, {sizes['width']} wide, with {sizes['heads']} heads, "
+        f"on {sizes['image_px']} x {sizes['image_px']} px in patches of {sizes['patch_px']} x {sizes['patch_px']} "
+        f"(timm: {name}, with these sizes)"
+    )
+
+
 def origins(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return where the model comes from, by name; what is not known is said to be so."""
     found = record["provenance"]
     own = [
         ("licence", record["licence"] or "not stated (--licence states it)"),
-        ("architecture", f"{record['architecture'] or 'unknown'}, {record['parameters'] / 1e6:,.2f} M parameters"),
+        ("architecture", f"{_architecture(record)}, {record['parameters'] / 1e6:,.2f} M parameters"),
         ("SHA-256 of the weights", record["weights_sha256"] or "unknown"),
     ]
     if found is None:

@@ -15,11 +15,16 @@ def as_csv(source: Source) -> str:
 
     The position is that in the training split as the data set lists it; the name is its path, or its file and row.
     """
-    classes = source.classes or ()
     rows = [as_row(*_HEADER)]
-    for index, (position, label) in enumerate(zip(source.positions().tolist(), source.labels.tolist(), strict=True)):
-        rows.append(as_row(position, name_of(source, index), classes[label] if label >= 0 else ""))
+    for index, position in enumerate(source.positions().tolist()):
+        rows.append(as_row(position, name_of(source, index), label_of(source, index) or ""))
     return "\n".join(rows) + "\n"
+
+
+def label_of(source: Source, index: int) -> str | None:
+    """Return the class of image ``index``; None where it has none."""
+    label = int(source.labels[index])
+    return None if source.classes is None or label < 0 else source.classes[label]
 
 
 def name_of(source: Source, index: int) -> str:

@@ -16,6 +16,7 @@ from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.models import layouts, weights
 from mae_lite.models.vit import architecture_heads
 from mae_lite.overrides import build
+from mae_lite.run_state import state_of
 
 _log = logging.getLogger(__name__)
 Pooling = Literal["token", "avg"]
@@ -209,12 +210,12 @@ def newest(run: Path) -> tuple[int, dict[str, bytes]]:
         CheckpointError: when there is none.
     """
     status = rundir.read_json(run / "status.json", "a run folder") if (run / "status.json").exists() else {}
-    state = status.get("state")
+    state = state_of(status)
     found = checkpoint.newest(run)
     if found is None:
         fix = "wait for its first checkpoint" if state == "running" else "start it again with the same command"
         raise CheckpointError(f"{str(run)!r} has no checkpoint yet", found=f"a run that is {state}", fix=fix)
-    if state not in (None, "finished"):
+    if state not in ("unknown", "finished"):
         total = status.get("total_steps")
         _log.warning("%s is not finished (%s): these are its weights at step %d of %s", run, state, found[0], total)
     return found
@@ -235,13 +236,9 @@ def _run(path: Path) -> Incoming:
     if run != path:
         raw = method_tensors(checkpoint.read(path))
     else:
-        newest = checkpoint.newest(run)
-        if newest is None:
-            raise CheckpointError(f"{str(path)!r} has no checkpoint yet", fix="finish that run first")
-        state = rundir.read_json(run / "status.json", "a run folder").get("state")
-        level = logging.INFO if state == "finished" else logging.WARNING
-        _log.log(level, "starting from %s, step %d (%s)", path, newest[0], state)
-        raw = method_tensors(newest[1])
+        step, contents = newest(run)
+        _log.info("starting from %s, step %d", path, step)
+        raw = method_tensors(contents)
     supervised = isinstance(recipe.method, config.Supervised)
     plain = recipe.encoder if isinstance(recipe.encoder, config.Encoder) else None
     return Incoming(

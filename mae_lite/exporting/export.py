@@ -203,7 +203,8 @@ def as_text(record: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"{record['source']}, on {about['images']:,} images of {about['data']} ({about['split']})",
+            f"{record['source']}, on {about['images']:,} images of {about['data']}"
+            + ("" if about["split"] == "undivided" else f" ({about['split']})"),
             *table,
             "difference: largest, as a share of the largest output; agreement: "
             + ("same best class" if scores else "smallest cosine similarity of an output"),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mae_lite.exporting.opened import Opened, Place, block_of, borders
 from mae_lite.exporting.work import Form, Work
+from mae_lite.models.onnx_session import session
 
 NETWORK = "model.onnx"
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -61,7 +62,7 @@ class Session:
     def __init__(self, path: Path) -> None:
         """Read it; as many threads as torch has now will work on it."""
         self._path = path
-        self._session = _session(path.read_bytes())
+        self._session = session(path.read_bytes())
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the output."""
@@ -77,21 +78,12 @@ class Session:
         for name in dict.fromkeys(names.values()):
             if name not in already:
                 model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-        values = self._run(_session(model.SerializeToString()), list(names.values()), images)
+        values = self._run(session(model.SerializeToString()), list(names.values()), images)
         return dict(zip(names, values, strict=True))
 
     @staticmethod
     def _run(session: Any, outputs: Sequence[str] | None, images: Tensor) -> list[Tensor]:
         return [torch.from_numpy(value) for value in session.run(outputs, {"images": images.numpy()})]
-
-
-def _session(data: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors; its warnings are about how it optimises
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 def _place(node: Any) -> Place:

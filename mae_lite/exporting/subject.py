@@ -17,6 +17,7 @@ from mae_lite.errors import CheckpointError
 from mae_lite.evaluation import incoming
 from mae_lite.evaluation.building import check_names, preparation
 from mae_lite.evaluation.token_teacher import from_timm_folder, timm_settings
+from mae_lite.run_state import state_of
 
 _WHAT = "a finished run, or a folder that timm reads, e.g. runs/NAME/classifier"
 RESAMPLING = "bicubic"
@@ -103,12 +104,12 @@ def load(source: str) -> Subject:
     if not path.is_dir():
         raise CheckpointError(f"{source!r} is no folder", expected=_WHAT, fix="give the folder of a run")
     record, recipe = incoming.described(path, _WHAT)
-    state = rundir.read_json(path / "status.json", _WHAT).get("state")
+    state = state_of(rundir.read_json(path / "status.json", _WHAT))
     folder = next((path / name for name in ("classifier", "encoder") if (path / name).is_dir()), None)
     if state != "finished" or folder is None:
         raise CheckpointError(
             f"the run {source!r} is not finished",
-            found=str(state) if state != "finished" else "neither encoder/ nor classifier/",
+            found=state if state != "finished" else "neither encoder/ nor classifier/",
             expected="a finished run",
             fix="give the command that started it again, which continues it; or take the weights as they are, with "
             f"mae-lite convert {source} FOLDER --to timm, and export FOLDER",

@@ -91,6 +91,8 @@ def _looks_like(head: bytes) -> tuple[str, str] | None:
     for start, what, fix in _KINDS:
         if head.startswith(start):
             return what, fix
+    if head[:1] == b"\x08" and head[2:3] == b"\x12":  # its version, then the name of what wrote it
+        return "an ONNX file, whose weights do not have their names", "give the run or folder that it was exported from"
     if head[_TAR_PLACE:] == _TAR:
         return "a tar archive", "unpack it, and give the file with the weights"
     if all(sign in b"\t\n\r" or 32 <= sign < 127 for sign in head):

@@ -1,6 +1,7 @@
 """Encoders and classifiers as plain modules, each with what makes its input of an image.
 
-They come from run folders, checkpoint folders, folders of timm, of Hugging Face and of ``mae-lite convert``, and files.
+They come from run folders, checkpoint folders, folders of timm, of Hugging Face and of ``mae-lite convert``, and files;
+classifiers from ONNX files too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mae_lite.evaluation.building import built, check_names, is_swin, preparatio
 from mae_lite.evaluation.load import load_run
 from mae_lite.evaluation.token_teacher import from_timm_folder, timm_settings
 from mae_lite.models.pyramid import Pyramid, oddity
+from mae_lite.predicting import onnx_model
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +63,13 @@ def load_encoder(path: str | Path, *, heads: int | None = None) -> nn.Module:
         CheckpointError: when the weights cannot be read, or belong to no model that is known here.
     """
     found = _read(str(path), heads)
+    if isinstance(found.model, onnx_model.OnnxModel):
+        raise CheckpointError(
+            f"{str(path)!r} cannot be looked into",
+            found="an ONNX file",
+            expected="a model whose tokens can be had",
+            fix="give the run or the timm folder that it was exported from",
+        )
     found.model.transform = found.transform
     model: nn.Module = found.model
     return model
@@ -70,7 +79,8 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
     """Return a classifier of timm in eval mode.
 
     Args:
-        path: as :func:`load_encoder` takes it.
+        path: as :func:`load_encoder` takes it; or an ONNX file that ``mae-lite export`` wrote, or the folder of one,
+            which onnxruntime computes on the CPU.
         heads: attention heads, where the source does not say.
 
     Returns:
@@ -79,6 +89,7 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
 
     Raises:
         CheckpointError: when the weights cannot be read, or have no classification head.
+        ConfigError: for an ONNX file where onnxruntime is not installed.
     """
     source = str(path)
     found = _read(source, heads)
@@ -150,6 +161,17 @@ def _read(source: str, heads: int | None) -> _Found:
         found = _of_run(path)
     elif (settings := timm_settings(path)) is not None:
         found = _of_timm(source, path, settings)
+    elif (network := onnx_model.file_of(path)) is not None:
+        said = onnx_model.read(source, network)
+        found = _Found(said.model, said.augmentation, said.image_size, said.channels, said.classes, "an ONNX file")
+    elif (path / "export.json").exists():
+        forms = sorted(each.name for each in path.iterdir() if each.is_dir())
+        raise CheckpointError(
+            f"{source!r} holds exports, each in its folder",
+            found=", ".join(forms),
+            expected="one of them",
+            fix=f"give {shlex.quote(str(Path(source) / forms[0]))}" if forms else "export the run again",
+        )
     else:
         return _of_weights(source, heads)
     _check_heads(source, found.model, heads)

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mae_lite.data.labels_file import name_of
+from mae_lite.data.labels_file import label_of, name_of
 from mae_lite.data.listed import LINES, named
 from mae_lite.data.loader import evaluation_loader, to_device
 from mae_lite.data.opening import is_data_set, open_source
 from mae_lite.data.prepared import Prepare
-from mae_lite.data.sources import Source, Split
+from mae_lite.data.sources import Source, Split, subset
 from mae_lite.errors import ConfigError, NumericsError
 from mae_lite.predicting.models import load_classifier
 
@@ -36,6 +36,8 @@ class Prediction:
     """Of these, in 0 to 1; all classes of the model share 1."""
     error: str = ""
     """Why the image could not be read."""
+    label: str | None = None
+    """The class that the data set gives it; None where it gives none."""
 
 
 def predict(
@@ -44,6 +46,7 @@ def predict(
     *,
     top: int = 3,
     split: Split | None = None,
+    limit: int | None = None,
     heads: int | None = None,
     batch_size: int = 64,
     workers: int = 0,
@@ -56,6 +59,7 @@ def predict(
             does, or a source.
         top: classes for each image; all where the model has fewer.
         split: part of a data set, or of a folder that has parts; None takes all of a folder, and "test" of a data set.
+        limit: only the first so many images; None takes all.
         heads: attention heads, where the model does not say.
         batch_size: images per forward pass; it changes results at most by rounding.
         workers: processes that read images.
@@ -78,7 +82,7 @@ def predict(
             raise ConfigError(f"{name} is not read here", found="it beside what is loaded already", fix=f"drop {name}")
     classifier: Any = opened(model, heads)
     source = images_of([str(word) for word in words], split) if isinstance(words, list | tuple) else words
-    return answers(classifier, source, top=top, batch_size=batch_size, workers=workers)
+    return answers(classifier, first(source, limit), top=top, batch_size=batch_size, workers=workers)
 
 
 def opened(model: str | Path | nn.Module, heads: int | None) -> Any:
@@ -129,6 +133,17 @@ def images_of(words: Sequence[str], split: Split | None, lines: Iterable[str] = 
     return named(words, lines)
 
 
+def first(source: Source, limit: int | None) -> Source:
+    """Return the first ``limit`` images of ``source``; all where it is None.
+
+    Raises:
+        ConfigError: for less than one.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError("limit", found=str(limit), expected="at least 1", fix="drop limit, which takes all images")
+    return source if limit is None or limit >= len(source) else subset(source, range(limit))
+
+
 @torch.no_grad()
 def answers(model: Any, source: Source, *, top: int, batch_size: int, workers: int) -> Iterator[Prediction]:
     """Yield a prediction for each image of ``source``.
@@ -152,9 +167,11 @@ def answers(model: Any, source: Source, *, top: int, batch_size: int, workers: i
         reading=prepare.reading,
         workers=workers,
     )
-    device = next(model.parameters()).device
+    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))  # an ONNX file has none
     for host in loader:
-        found = {item.index: Prediction(item.name, (), (), item.reason) for item in host.bad}
+        found = {
+            item.index: Prediction(item.name, (), (), item.reason, label_of(source, item.index)) for item in host.bad
+        }
         if len(host.ids):
             was_training = model.training
             scores: Tensor = model.eval()(to_device(host, device, prepare.mean, prepare.std).images)  # [B, K]
@@ -162,7 +179,7 @@ def answers(model: Any, source: Source, *, top: int, batch_size: int, workers: i
             best = _best(scores.float(), min(top, len(model.classes)), source)
             for index, (numbers, shares) in zip(host.ids.tolist(), best, strict=True):
                 names = tuple(model.classes[number] for number in numbers)
-                found[index] = Prediction(name_of(source, index), names, tuple(shares))
+                found[index] = Prediction(name_of(source, index), names, tuple(shares), label=label_of(source, index))
         yield from (found[index] for index in sorted(found))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,40 @@ class Columns:
 def as_line(found: Prediction, columns: Columns) -> str:
     """Return a line of a table, without anything that a terminal would obey."""
     name = f"{in_line(found.image):<{columns.name}}"
+    if found.label is not None:
+        name += f"  labelled {in_line(found.label):<{columns.class_name}}"
     if found.error:
         return f"{name}  {in_line(found.error)}"
     both = zip(found.classes, found.probabilities, strict=True)
     return name + "".join(f"  {in_line(word):<{columns.class_name}} {100 * share:5.1f} %" for word, share in both)
+
+
+@dataclass
+class Tally:
+    """What is said of all images together."""
+
+    bad: int = 0
+    """Images that could not be read."""
+    labelled: int = 0
+    """Images that were read and have a label."""
+    right: int = 0
+    """Those of them whose most probable class is the label."""
+
+    def counted(self, found: Iterable[Prediction]) -> Iterator[Prediction]:
+        """Yield every prediction on."""
+        for item in found:
+            self.bad += bool(item.error)
+            self.labelled += bool(item.classes) and item.label is not None
+            self.right += bool(item.classes) and item.classes[0] == item.label
+            yield item
+
+    def lines(self, images: int) -> Iterator[str]:
+        """Yield sentences for people on so many images."""
+        if self.labelled:
+            share = f"{100 * self.right / self.labelled:.1f} %"
+            yield f"{self.right:,} of {self.labelled:,} labelled images have their label first ({share})"
+        if self.bad:
+            yield f"{self.bad:,} of {images:,} images could not be read"
 
 
 def as_values(model: str, found: Iterable[Prediction]) -> dict[str, Any]:
@@ -46,6 +77,7 @@ def as_values(model: str, found: Iterable[Prediction]) -> dict[str, Any]:
                 {"class": word, "probability": share}
                 for word, share in zip(item.classes, item.probabilities, strict=True)
             ],
+            "label": item.label,
             "error": item.error or None,
         }
         for item in found
@@ -57,12 +89,12 @@ def as_values(model: str, found: Iterable[Prediction]) -> dict[str, Any]:
 def _as_csv(model: str, found: Sequence[Prediction]) -> str:  # noqa: ARG001  # a row has no place for the model
     columns = max(1, *(len(item.classes) for item in found))
     ranks = [word for rank in range(1, columns + 1) for word in (f"class_{rank}", f"probability_{rank}")]
-    rows = [as_row("image", *ranks, "error")]
+    rows = [as_row("image", *ranks, "label", "error")]
     for item in found:
         cells: list[str] = []
         for word, share in zip(item.classes, item.probabilities, strict=True):
             cells += [word, f"{share:.6g}"]
-        rows.append(as_row(item.image, *cells, *[""] * (2 * columns - len(cells)), item.error))
+        rows.append(as_row(item.image, *cells, *[""] * (2 * columns - len(cells)), item.label or "", item.error))
     return "\n".join(rows) + "\n"
 
 

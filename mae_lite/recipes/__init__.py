@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,24 @@ def get(name: str) -> Recipe:
         f"unknown recipe {name!r}{nearest(name, known)}",
         fix=f"choose one of: {', '.join(known)}; or give a run's recipe.json",
     )
+
+
+def having(words: Sequence[str]) -> list[Recipe]:
+    """Return the recipes with every one of ``words`` in their name or in their method's; all for no word.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    known = [get(name) for name in names()]
+    found = [one for one in known if all(word in one.name or word in one.method.kind for word in words)]
+    if not found:
+        near = nearest(words[0], [*names(), *{one.method.kind for one in known}])
+        raise ConfigError(
+            f"no recipe has {' and '.join(map(repr, words))} in its name or its method's{near}",
+            expected="words like cifar10 or mocov3",
+            fix="mae-lite recipes, which lists all",
+        )
+    return found
 
 
 def commands_for(recipe: Recipe) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from mae_lite.config import Recipe
 from mae_lite.errors import CheckpointError, ConfigError, MaeLiteError
 from mae_lite.overrides import build
 from mae_lite.report import origins
-from mae_lite.report.values import ended, number, whole
+from mae_lite.report.values import number, whole
+from mae_lite.run_state import state_of
 
 BASELINES = "baselines.json"
 """Beside run folders: numbers of opponents that are no runs, a list of objects (see :class:`Baseline`)."""
@@ -72,8 +73,7 @@ class Run:
     @property
     def state(self) -> str:
         """running, stopped, paused, finished, failed, or interrupted without a word; unknown without a status."""
-        state = str(self.status.get("state", "unknown"))
-        return "interrupted" if state == "running" and ended(self.status) else state
+        return state_of(self.status)
 
     @property
     def seed(self) -> int:

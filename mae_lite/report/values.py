@@ -3,23 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 from typing import Any
-
-
-def ended(status: dict[str, Any]) -> bool:
-    """Say whether a run that calls itself running has no process any more; only its own machine can tell."""
-    pid = whole(status.get("pid"))
-    if pid is None or status.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):
-        return False
-    return False
 
 
 def number(value: Any) -> float | None:
