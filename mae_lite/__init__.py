@@ -6,8 +6,14 @@ Importing the package is cheap; torch is loaded with the first function that nee
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
+if sys.platform == "win32":  # locks, signals and the renames that a save rests on are those of POSIX
+    raise ImportError(
+        "mae_lite does not run on Windows itself: found win32, expected Linux or macOS\n"
+        "Fix: install it in the Windows Subsystem for Linux (wsl --install), which sees the same GPU"
+    )
 __version__ = "0.1.0"
 _WHERE = {
     "get_recipe": ("mae_lite.recipes", "get"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -63,6 +65,14 @@ def test_recipes_as_json_are_recipes(capsys: Captured) -> None:
     assert call("recipes", "--json-output") == 0
     listed = json.loads(capsys.readouterr().out)
     assert [config.Recipe.model_validate(values) for values in listed] == [recipes.get(name) for name in ALL]
+
+
+def test_windows_is_refused_in_words() -> None:
+    """Else the first import of fcntl would be the message."""
+    code = "import sys; sys.platform = 'win32'; import mae_lite"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 1 and "ImportError: mae_lite does not run on Windows itself" in found.stderr
+    assert found.stderr.splitlines()[-1].startswith("Fix: install it in the Windows Subsystem for Linux")
 
 
 @pytest.mark.parametrize("words", [(), ("-h",), ("--help",), ("help",)])

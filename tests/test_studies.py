@@ -286,12 +286,17 @@ def test_pre_training_and_transfer_share_no_class() -> None:
         "scratch": {0, 1, 2},
         "scratch, 3 x longer": {0},
         "supervised": {0, 1, 2},
-        "MoCo-v3": {0},
+        "MoCo-v3": {0, 1, 2},
         "MAE": {0, 1, 2},
         "D-MAE": {0, 1, 2},
     }
+    assert not [stage for stage in made.stages.values() if stage.kind == "layers"]  # it is a claim on enough labels
+
+
+def test_the_small_study_keeps_blocks_with_every_seed() -> None:
+    made = graph.build(studies.get("cifar10", "cpu"), Path("runs"), "cifar10")
     (kept,) = [stage for stage in made.stages.values() if stage.kind == "layers"]
-    assert kept.words[kept.words.index("--seeds") + 1 :][:2] == ("0", "--out")
+    assert kept.words[kept.words.index("--seeds") + 1 :][:4] == ("0", "1", "2", "--out")
 
 
 def test_a_longer_row_has_more_of_every_task() -> None:
