@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,10 +39,10 @@ from mae_lite.terminal import answer, say
 
 def list_recipes(words: Sequence[str]) -> int:
     """List recipes with parameters, cost, source and the number to expect: mae-lite recipes [WORD...]."""
-    asked = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
-    prog = "mae-lite recipes [WORD...] [--json]"
-    options = options_from(flags_of(words[len(asked) :]), ListOptions, prog, {})
-    known = recipes.having(asked)
+    asked = [word for word in words if not word.startswith("-") and word.lower() not in ("true", "false")]
+    flags = [word for word in words if word not in asked]
+    options = options_from(flags_of(flags), ListOptions, "mae-lite recipes [WORD...] [--json]", {})
+    known = recipes.having([word.lower() for word in asked])
     if options.json_output:
         answer([recipe.model_dump(mode="json") for recipe in known], "", as_json=True)
         return 0

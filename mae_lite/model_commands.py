@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -57,9 +58,10 @@ def predict(words: Sequence[str]) -> int:
     if out is not None:
         writing.check_place(out)
     classifier = predicting.opened(model, options.heads)
-    source = predicting.first(predicting.images_of(images, options.split, _lines()), options.limit)
+    source = predicting.images_of(images, options.split, itertools.islice(_lines(), options.limit))
+    source = predicting.first(source, options.limit)
     settings = options.model_dump(include={"top", "batch_size", "workers"})
-    tally = writing.Tally()
+    tally = writing.Tally(classifier.classes)
     found = tally.counted(predicting.answers(classifier, source, **settings))
     if out is None and not options.json_output:
         columns = writing.Columns(source, classifier.classes)
@@ -77,8 +79,8 @@ def predict(words: Sequence[str]) -> int:
 
 
 def _lines() -> Iterator[str]:
-    """Yield the lines of standard input, which are read only when asked for; a path may be of any bytes."""
-    yield from map(os.fsdecode, sys.stdin.buffer)
+    """Yield the lines of standard input with something in them, read when asked for; a path may be of any bytes."""
+    yield from (os.fsdecode(line) for line in sys.stdin.buffer if line.strip())
 
 
 def convert(words: Sequence[str]) -> int:

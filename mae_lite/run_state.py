@@ -15,7 +15,9 @@ def state_of(status: Mapping[str, Any]) -> str:
         running, stopped, paused, finished or failed; interrupted for a run that calls itself running and has no
         process any more; unknown where nothing is said.
     """
-    state = str(status.get("state", "unknown"))
+    state = status.get("state")
+    if not isinstance(state, str):
+        return "unknown"
     return "interrupted" if state == "running" and _gone(status) else state
 
 

@@ -57,6 +57,10 @@ def test_recipes_are_found_by_name_and_method(capsys: Captured) -> None:
     found = [values["name"] for values in json.loads(capsys.readouterr().out)]
     assert {"cifar10-finetune", "cifar10-scratch", "cifar10-supervised"} <= set(found)
     assert all(name in ALL and "cifar10" in name for name in found)
+    assert call("recipes", "--json", "SUPERVISED", "cifar10") == 0
+    assert [values["name"] for values in json.loads(capsys.readouterr().out)] == found
+    assert call("recipes", "digits", "mocov4") == 2
+    assert "nearest: 'mocov3'" in capsys.readouterr().err
     code = call("recipes", "cifra10")
     assert_contract(capsys.readouterr().err, code, 2, mentions=("'cifra10'", "nearest: 'cifar10", "mae-lite recipes"))
 

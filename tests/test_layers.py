@@ -237,7 +237,7 @@ HOMES = {
     },
 }
 ALLOWED_RAISES = {
-    "mae_lite": {"AttributeError"},
+    "mae_lite": {"AttributeError", "ImportError"},
     "mae_lite.cli": {"SystemExit"},
     "mae_lite.cli_words": {"SystemExit"},
     "mae_lite.processes": {"KeyboardInterrupt"},

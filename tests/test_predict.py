@@ -293,6 +293,10 @@ def test_paths_on_standard_input(
     assert third.startswith("nowhere.png ") and "No such file" in third
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     refused(capsys, 3, "no image is named", words=("predict", finished["colour"], "-"))
+    listed = io.BytesIO(b"\nphotos/b.jpg\n\nphotos/a.png\nnowhere.png\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(listed))
+    assert run("predict", finished["colour"], "-", "--limit", "2") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["photos/b.jpg", "photos/a.png"]
 
 
 def test_a_bad_image_has_the_reason_on_its_line(finished: dict[str, Path], photos: Path, capsys: Captured) -> None:
@@ -383,6 +387,13 @@ def test_labels_are_shown_beside_what_is_predicted(finished: dict[str, Path], ph
     assert run("predict", model, photos, "--limit", "1") == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("photos/a.png ") and "labelled" not in captured.out + captured.err
+
+
+def test_labels_that_the_model_does_not_know_are_no_mistakes(finished: dict[str, Path], capsys: Captured) -> None:
+    assert run("predict", finished["grey"], finished["labelled"], "--split", "test", "--top", "1") == 0
+    captured = capsys.readouterr()
+    assert captured.err.endswith("6 labelled images have a label that is no class of the model\n")
+    assert "label first" not in captured.err and captured.out.count("  labelled ") == 6
 
 
 def test_a_limit_takes_the_first_images(finished: dict[str, Path], photos: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from timm.layers.patch_embed import PatchEmbed
 from timm.models import VisionTransformer
 
 from mae_lite import rundir, shipped
@@ -35,10 +36,10 @@ def about(model: Subject, licence: str | None) -> dict[str, Any]:
 
 def _sizes(model: Any) -> dict[str, int] | None:
     """Return the sizes of a plain Vision Transformer; the name that timm builds it by is that of other sizes."""
-    if not isinstance(model, VisionTransformer):
+    block: Any = model.blocks[0] if isinstance(model, VisionTransformer) and len(model.blocks) else None
+    patches: Any = getattr(model, "patch_embed", None)
+    if type(patches) is not PatchEmbed or not hasattr(block, "attn") or len({*patches.patch_size}) > 1:
         return None
-    block: Any = model.blocks[0]
-    patches: Any = model.patch_embed
     return {
         "width": model.embed_dim,
         "depth": len(model.blocks),

@@ -162,7 +162,7 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _architecture(record: Mapping[str, Any]) -> str:
-    name, sizes = record["architecture"] or "unknown", record["encoder"]
+    name, sizes = record["architecture"] or "unknown", record.get("encoder")
     if sizes is None:
         return str(name)
     return (

@@ -24,7 +24,7 @@ def as_csv(source: Source) -> str:
 def label_of(source: Source, index: int) -> str | None:
     """Return the class of image ``index``; None where it has none."""
     label = int(source.labels[index])
-    return None if source.classes is None or label < 0 else source.classes[label]
+    return None if source.classes is None or not 0 <= label < len(source.classes) else source.classes[label]
 
 
 def name_of(source: Source, index: int) -> str:

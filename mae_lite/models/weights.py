@@ -60,6 +60,12 @@ def read_file(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{str(path)!r} cannot be read", found=str(error), fix="check the path") from error
     if head.startswith(_ZIP) and _is_zip(path):  # what has a zip at its end alone, torch reads as a pickle
         return _dense(_read_pickle(path), path)
+    if path.suffix.lower() == ".onnx":
+        raise CheckpointError(
+            f"{str(path)!r} is an ONNX file, in which weights have lost their names",
+            expected="a checkpoint",
+            fix="give the run or the folder that it was exported from",
+        )
     looks = None if head[8:9] == b"{" else _looks_like(head)  # safetensors: the length of its header, then JSON
     if looks is not None:
         what, fix = looks
@@ -91,8 +97,6 @@ def _looks_like(head: bytes) -> tuple[str, str] | None:
     for start, what, fix in _KINDS:
         if head.startswith(start):
             return what, fix
-    if head[:1] == b"\x08" and head[2:3] == b"\x12":  # its version, then the name of what wrote it
-        return "an ONNX file, whose weights do not have their names", "give the run or folder that it was exported from"
     if head[_TAR_PLACE:] == _TAR:
         return "a tar archive", "unpack it, and give the file with the weights"
     if all(sign in b"\t\n\r" or 32 <= sign < 127 for sign in head):

@@ -63,20 +63,13 @@ def load_encoder(path: str | Path, *, heads: int | None = None) -> nn.Module:
         CheckpointError: when the weights cannot be read, or belong to no model that is known here.
     """
     found = _read(str(path), heads)
-    if isinstance(found.model, onnx_model.OnnxModel):
-        raise CheckpointError(
-            f"{str(path)!r} cannot be looked into",
-            found="an ONNX file",
-            expected="a model whose tokens can be had",
-            fix="give the run or the timm folder that it was exported from",
-        )
     found.model.transform = found.transform
     model: nn.Module = found.model
     return model
 
 
 def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
-    """Return a classifier of timm in eval mode.
+    """Return a classifier in eval mode: a model of timm, or an ONNX file as a module.
 
     Args:
         path: as :func:`load_encoder` takes it; or an ONNX file that ``mae-lite export`` wrote, or the folder of one,
@@ -92,6 +85,8 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
         ConfigError: for an ONNX file where onnxruntime is not installed.
     """
     source = str(path)
+    if (network := onnx_model.file_of(Path(source))) is not None:
+        return _in_onnx(source, network, heads)
     found = _read(source, heads)
     outputs = int(getattr(found.model, "num_classes", 0))
     if not outputs:
@@ -109,6 +104,15 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
     found.model.transform, found.model.classes = found.transform, classes
     model: nn.Module = found.model
     return model
+
+
+def _in_onnx(source: str, network: Path, heads: int | None) -> nn.Module:
+    said = onnx_model.read(source, network)
+    model: Any = said.model
+    _check_heads(source, model, heads)
+    model.transform = Prepare(said.augmentation, said.image_size, said.channels)
+    model.classes = said.classes
+    return said.model
 
 
 def load_pyramid(
@@ -161,9 +165,13 @@ def _read(source: str, heads: int | None) -> _Found:
         found = _of_run(path)
     elif (settings := timm_settings(path)) is not None:
         found = _of_timm(source, path, settings)
-    elif (network := onnx_model.file_of(path)) is not None:
-        said = onnx_model.read(source, network)
-        found = _Found(said.model, said.augmentation, said.image_size, said.channels, said.classes, "an ONNX file")
+    elif onnx_model.file_of(path) is not None:
+        raise CheckpointError(
+            f"{source!r} cannot be looked into",
+            found="an ONNX file",
+            expected="a model whose tokens can be had",
+            fix="give the run or the timm folder that it was exported from",
+        )
     elif (path / "export.json").exists():
         forms = sorted(each.name for each in path.iterdir() if each.is_dir())
         raise CheckpointError(

@@ -26,7 +26,7 @@ class Columns:
         self.name = _UNKNOWN
         if isinstance(source, Listed):
             self.name = min(_WIDEST_NAME, max(len(in_line(source.example(row).name)) for row in range(len(source))))
-        self.class_name = min(_WIDEST_CLASS, max(len(in_line(name)) for name in classes))
+        self.class_name = min(_WIDEST_CLASS, max(len(in_line(name)) for name in (*classes, *(source.classes or ()))))
 
 
 def as_line(found: Prediction, columns: Columns) -> str:
@@ -44,19 +44,26 @@ def as_line(found: Prediction, columns: Columns) -> str:
 class Tally:
     """What is said of all images together."""
 
+    classes: Sequence[str]
+    """Of the model."""
     bad: int = 0
     """Images that could not be read."""
     labelled: int = 0
-    """Images that were read and have a label."""
+    """Images that were read and whose label is a class of the model."""
+    foreign: int = 0
+    """Images whose label is none."""
     right: int = 0
-    """Those of them whose most probable class is the label."""
+    """Images whose most probable class is the label."""
 
     def counted(self, found: Iterable[Prediction]) -> Iterator[Prediction]:
         """Yield every prediction on."""
+        known = frozenset(self.classes)
         for item in found:
             self.bad += bool(item.error)
-            self.labelled += bool(item.classes) and item.label is not None
-            self.right += bool(item.classes) and item.classes[0] == item.label
+            if item.classes and item.label is not None:
+                self.labelled += item.label in known
+                self.foreign += item.label not in known
+                self.right += item.classes[0] == item.label
             yield item
 
     def lines(self, images: int) -> Iterator[str]:
@@ -64,6 +71,8 @@ class Tally:
         if self.labelled:
             share = f"{100 * self.right / self.labelled:.1f} %"
             yield f"{self.right:,} of {self.labelled:,} labelled images have their label first ({share})"
+        if self.foreign:
+            yield f"{self.foreign:,} labelled images have a label that is no class of the model"
         if self.bad:
             yield f"{self.bad:,} of {images:,} images could not be read"
 

@@ -35,15 +35,17 @@ def get(name: str) -> Recipe:
 
 
 def having(words: Sequence[str]) -> list[Recipe]:
-    """Return the recipes with every one of ``words`` in their name or in their method's; all for no word.
+    """Return the recipes with every one of ``words``, in small letters, in their name or their method's.
 
     Raises:
         ConfigError: when there is none.
     """
     known = [get(name) for name in names()]
-    found = [one for one in known if all(word in one.name or word in one.method.kind for word in words)]
+    told = {one.name: f"{one.name} {one.method.kind}" for one in known}
+    found = [one for one in known if all(word in told[one.name] for word in words)]
     if not found:
-        near = nearest(words[0], [*names(), *{one.method.kind for one in known}])
+        alone = next((word for word in words if not any(word in text for text in told.values())), "")
+        near = nearest(alone, [*names(), *{one.method.kind for one in known}])
         raise ConfigError(
             f"no recipe has {' and '.join(map(repr, words))} in its name or its method's{near}",
             expected="words like cifar10 or mocov3",
