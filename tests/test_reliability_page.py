@@ -27,7 +27,7 @@ def test_nothing_went_wrong_and_enough_was_tried(reliability: Any) -> None:
     figures = json.loads(reliability.RESULT.read_text())["figures"]
     assert [name for name, one in figures.items() if one["wrong"]] == []
     least = {"kills": 1_000, "faults": 350, "corrupted": 10_000, "bugs": 20, "bad inputs": 300, "malicious": 100}
-    least |= {"payloads": 400, "deaths": 6}
+    least |= {"payloads": 400, "deaths": 6, "signals": 15}
     assert {name: one["tried"] for name, one in figures.items() if one["tried"] < least[name]} == {}
     assert figures["deaths"]["seconds"] < 30
 

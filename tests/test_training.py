@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from mae_lite.report import repeat
 from mae_lite.report.read import read
 from mae_lite.rundir import checkpoints, read_rows
 from tests import toy
+from tests.figures_of import tally
 
 ROOT = Path(__file__).parent.parent
 
@@ -172,21 +174,27 @@ def test_a_signal_finishes_the_step_saves_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     reference = trained(toy.mae(), tmp_path / "reference")
+    for last in range(1, 6):
+        sent: list[float] = []
 
-    def after_step(self: object, step: int, total_steps: int) -> None:
-        del self, total_steps
-        if step == 3:
-            os.kill(os.getpid(), number)
+        def after_step(self: object, step: int, total_steps: int, last: int = last, sent: list[float] = sent) -> None:
+            del self, total_steps
+            if step == last:
+                sent.append(time.perf_counter())
+                os.kill(os.getpid(), number)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(MaskedAutoencoder, "after_step", after_step)
-        outcome = training.run(toy.mae(), toy.runtime(tmp_path / "run"))
-    assert (outcome.state, outcome.step) == ("stopped", 3)
-    assert json.loads((outcome.folder / "status.json").read_text())["state"] == "stopped"
-    resumed = training.run(toy.mae(), toy.runtime(tmp_path / "run"))
-    assert (resumed.state, resumed.step) == ("finished", 6)
-    assert _equal(tensors(reference), tensors(resumed.folder))
-    assert losses(reference) == losses(resumed.folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(MaskedAutoencoder, "after_step", after_step)
+            outcome = training.run(toy.mae(), toy.runtime(tmp_path / f"run {last}"))
+        seconds = time.perf_counter() - sent[0]
+        assert (outcome.state, outcome.step) == ("stopped", last)
+        assert checkpoints(outcome.folder)[0][0] == last
+        assert json.loads((outcome.folder / "status.json").read_text())["state"] == "stopped"
+        resumed = training.run(toy.mae(), toy.runtime(outcome.folder))
+        assert (resumed.state, resumed.step) == ("finished", 6)
+        assert _equal(tensors(reference), tensors(resumed.folder))
+        assert losses(reference) == losses(resumed.folder)
+        tally("signals", seconds=seconds)
 
 
 def test_the_second_signal_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
