@@ -46,8 +46,8 @@ FIGURES = {
     "started again, it ended with the same bits: weights, optimiser, average, rows, pictures",
     "faults": "operations of the disk that failed (once or for ever, cut in half or not, with several errors) or were "
     "the last before a SIGKILL: the old or the new is there, whole, and a checkpoint that verifies",
-    "signals": "SIGTERM, SIGINT or SIGUSR1 after an update: a checkpoint of that very update was on the disk and "
-    "the run had ended; started again, it ended with the same bits",
+    "signals": "SIGTERM, SIGINT or SIGUSR1 after an update; started again, the run ended with the same bits: a "
+    "checkpoint of that very update was on the disk, and the run had stopped",
     "corrupted": "checkpoints cut short or with a flipped bit, ours and strangers': refused, or no value differs",
     "bugs": "bugs planted into saving and resuming: caught",
     "bad inputs": "bad settings, images, labels, folders and weights: one message, with what was found, what was "
