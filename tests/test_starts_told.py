@@ -60,18 +60,19 @@ def test_weights_of_an_unfinished_run_are_told_of(tmp_path: Path, caplog: pytest
 
 @pytest.mark.parametrize("use", ["evaluate", "init"])
 @pytest.mark.parametrize(
-    ("state", "process", "told", "fix"),
+    ("state", "alive", "told", "fix"),
     [
-        ("failed", None, "failed", "start it again"),
-        ("running", os.getpid(), "running", "wait for its first checkpoint"),
-        ("running", None, "interrupted", "start it again"),
+        ("failed", False, "failed", "start it again"),
+        ("running", True, "running", "wait for its first checkpoint"),
+        ("running", False, "interrupted", "start it again"),
     ],
 )
 def test_a_run_without_a_checkpoint_says_why(
-    tmp_path: Path, state: str, process: int | None, told: str, fix: str, use: str
+    tmp_path: Path, state: str, alive: bool, told: str, fix: str, use: str
 ) -> None:
     """Nobody is told to wait for a process that is no more."""
-    if process is None:
+    process = os.getpid()
+    if not alive:
         process = (gone := subprocess.Popen(["true"])).pid
         gone.wait()
     run = stored.run(tmp_path, "run", recipes.get("digits-finetune"), state=state, losses=())
