@@ -141,7 +141,7 @@ def test_studies_of_photographs_have_their_claims(name: str, scale: Scale) -> No
     study = studies.get(name, scale)
     kinds = [claim.kind for claim in study.claims]
     assert len(kinds) >= 5 and {"accuracy", "similarity", "entropy"} <= set(kinds)
-    assert ("kept" in kinds) == (scale != "smoke")
+    assert ("kept" in kinds) == (scale != "smoke" and name == "cifar10")  # a claim on enough labels
     looked = next(one for one in study.analyses if one.kind == "analyze")
     assert looked.rows[0] == ("supervised" if name == "cifar10-scarce" else "scratch")
     text = json.dumps(study.model_dump(mode="json"))
