@@ -106,7 +106,7 @@ def test_the_file_beside_it_is_read_where_it_says_nothing(network: Path, made: P
         ({"normalise": "pixel - mean"}, "does not say .*: found normalise: Input should be"),
         ({"input": {"layout": "NHWC"}}, "does not say .*: found input.layout: Input should be 'NCHW'"),
         ({"centre_crop_px": 10**9}, "does not say .*: found centre_crop_px: Input should be less than"),
-        ({"classes": ["0", "1"]}, "do not fit its output: found 2 names, expected 10"),
+        ({"classes": ["0", "1"]}, "do not fit its head: found 2 names, expected 10"),
         ({"output": "tokens"}, "cannot name classes: found an ONNX file of an encoder without a classification head"),
     ],
 )
@@ -117,9 +117,10 @@ def test_a_file_that_says_what_cannot_be(network: Path, changes: dict[str, Any],
     assert caught.value.fix
 
 
-def test_classes_without_names_are_numbered(network: Path) -> None:
+def test_classes_without_names_are_numbered(network: Path, caplog: pytest.LogCaptureFixture) -> None:
     metadata(network, classes=None)
     classifier: Any = mae_lite.load_classifier(network)
+    assert "has no names for its 10 classes; they are numbered from 0" in caplog.text
     assert classifier.classes == tuple(map(str, range(10)))
 
 

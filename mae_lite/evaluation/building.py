@@ -109,5 +109,5 @@ def check_names(source: str, names: Sequence[str], outputs: int) -> None:
             f"the class names of {source!r} do not fit its head",
             found=f"{len(names)} names",
             expected=f"{outputs}, one for each output",
-            fix="correct them in its config.json",
+            fix="correct them where they stand: in its config.json, or an ONNX file's metadata",
         )

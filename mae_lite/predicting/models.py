@@ -85,9 +85,8 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
         ConfigError: for an ONNX file where onnxruntime is not installed.
     """
     source = str(path)
-    if (network := onnx_model.file_of(Path(source))) is not None:
-        return _in_onnx(source, network, heads)
-    found = _read(source, heads)
+    network = onnx_model.file_of(Path(source))
+    found = _read(source, heads) if network is None else _of_onnx(source, network, heads)
     outputs = int(getattr(found.model, "num_classes", 0))
     if not outputs:
         raise CheckpointError(
@@ -104,15 +103,6 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
     found.model.transform, found.model.classes = found.transform, classes
     model: nn.Module = found.model
     return model
-
-
-def _in_onnx(source: str, network: Path, heads: int | None) -> nn.Module:
-    said = onnx_model.read(source, network)
-    model: Any = said.model
-    _check_heads(source, model, heads)
-    model.transform = Prepare(said.augmentation, said.image_size, said.channels)
-    model.classes = said.classes
-    return said.model
 
 
 def load_pyramid(
@@ -222,6 +212,12 @@ def _of_timm(source: str, path: Path, settings: Mapping[str, Any]) -> _Found:
         tuple(map(str, names)) if isinstance(names, list | tuple) else None,
         f"a timm model ({settings['architecture']})",
     )
+
+
+def _of_onnx(source: str, network: Path, heads: int | None) -> _Found:
+    said = onnx_model.read(source, network)
+    _check_heads(source, said.model, heads)
+    return _Found(said.model, said.augmentation, said.image_size, said.channels, said.classes, "an ONNX file")
 
 
 def _of_weights(source: str, heads: int | None) -> _Found:

@@ -35,6 +35,7 @@ class OnnxModel(nn.Module):
         """Keep an ``onnxruntime.InferenceSession``, the name of its output, and what to call it in messages."""
         super().__init__()
         self._source, self._session, self._output = source, opened, output
+        self.num_classes = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores [B, K] of normalised float32 images [B, C, S, S].
@@ -60,7 +61,7 @@ class Described:
     augmentation: Augmentation
     image_size: int
     channels: int
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] | None
 
 
 class _Input(BaseModel):
@@ -125,17 +126,10 @@ def read(source: str, file: Path) -> Described:
     if words.resize_short_side_px < side:
         raise _unsaid(source, f"a short side of {words.resize_short_side_px} px, and {side} px cut from it")
     model = OnnxModel(source, opened, _scores_of(source, opened))
-    count = model(torch.zeros(1, channels, side, side)).shape[1]
-    names = tuple(map(str, range(count))) if words.classes is None else words.classes
-    if len(names) != count:
-        raise CheckpointError(
-            f"the class names of {source!r} do not fit its output",
-            found=f"{len(names)} names",
-            expected=f"{count}, one for each number of the output",
-            fix="correct them in its metadata, or export the run again",
-        )
+    model.num_classes = model(torch.zeros(1, channels, side, side)).shape[1]
     crop = side / words.resize_short_side_px
-    return Described(model, Augmentation(mean=words.mean, std=words.std, eval_crop=crop), side, channels, names)
+    prepared = Augmentation(mean=words.mean, std=words.std, eval_crop=crop)
+    return Described(model, prepared, side, channels, words.classes)
 
 
 def _check_entry(source: str, opened: Any, channels: int, side: int) -> None:
