@@ -142,6 +142,8 @@ def test_studies_of_photographs_have_their_claims(name: str, scale: Scale) -> No
     kinds = [claim.kind for claim in study.claims]
     assert len(kinds) >= 5 and {"accuracy", "similarity", "entropy"} <= set(kinds)
     assert ("kept" in kinds) == (scale != "smoke" and name == "cifar10")  # a claim on enough labels
+    longer = any(row.longer != 1.0 for row in study.rows)  # where MAE over scratch is claimed, at equal arithmetic
+    assert longer == (scale == "cpu" and name == "cifar10") == any("longer" in note for note in study.notes)
     looked = next(one for one in study.analyses if one.kind == "analyze")
     assert looked.rows[0] == ("supervised" if name == "cifar10-scarce" else "scratch")
     text = json.dumps(study.model_dump(mode="json"))

@@ -284,7 +284,6 @@ def test_pre_training_and_transfer_share_no_class() -> None:
     seeds = {row.name: {cell.seed for cell in made.cells if cell.row.name == row.name} for row in study.rows}
     assert seeds == {
         "scratch": {0, 1, 2},
-        "scratch, 3 x longer": {0},
         "supervised": {0, 1, 2},
         "MoCo-v3": {0, 1, 2},
         "MAE": {0, 1, 2},
