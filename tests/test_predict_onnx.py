@@ -236,10 +236,16 @@ def test_what_needs_weights_says_so(network: Path, made: Path, capsys: Captured)
         mae_lite.load_pyramid(network)
     with pytest.raises(CheckpointError, match="cannot name classes"):
         mae_lite.load_classifier(made / "mae/export/onnx")
+    onto = ("--data", "digits", "--out", "out.npy")
     for words, told in (
         (("convert", str(network), "out"), "is an ONNX file, in which weights have lost their names"),
         (("predict", str(network), "digits", "--heads", "2"), "states how its attention is made"),
         (("predict", str(made / "tuned/export"), "digits"), "found onnx, onnx-int8, timm, expected one of them"),
+        (("embed", str(network), *onto), "that it was exported from"),
+        (("embed", str(made / "tuned/export/onnx"), *onto), "the timm folder that it was exported from"),
+        (("probe", str(made / "tuned/export/onnx"), *onto[:2]), "the timm folder that it was exported from"),
+        (("analyze", str(made / "tuned/export"), *onto[:2]), "found onnx, onnx-int8, timm, expected one of them"),
+        (("finetune", "digits-finetune", "--init", str(made / "mae/export/onnx"), *onto[:2]), "the timm folder"),
     ):
         code = cli.main(list(words))
         assert_contract(capsys.readouterr().err, code, 4, mentions=(told,))

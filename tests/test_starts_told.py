@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mae_lite import recipes, training
+from mae_lite import methods, recipes, training
+from mae_lite.config import Recipe
 from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.evaluation.load import load_run
+from mae_lite.methods.base import Method
 from tests import stored, toy
 
 
@@ -56,6 +58,20 @@ def test_weights_of_an_unfinished_run_are_told_of(tmp_path: Path, caplog: pytest
         assert not caplog.messages
         load_run(part)
     assert caplog.messages == [f"{part} is not finished (paused): these are its weights at step 3 of 6"]
+
+
+def test_a_start_is_tried_without_memory(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is built to see whether weights fit has shapes alone; the method is built once."""
+    devices, build = [], methods.build
+
+    def built(recipe: Recipe, classes: int) -> Method:
+        method = build(recipe, classes)
+        devices.append({value.device.type for value in method.state_dict().values()})
+        return method
+
+    monkeypatch.setattr(methods, "build", built)
+    training.run(toy.classifier(start="pretrained"), toy.runtime(tmp_path / "tuned", init=small))
+    assert devices == [{"meta"}, {"cpu"}]
 
 
 @pytest.mark.parametrize("use", ["evaluate", "init"])

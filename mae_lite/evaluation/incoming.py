@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from mae_lite import config, files, rundir, shipped
 from mae_lite.engine import checkpoint
 from mae_lite.errors import CheckpointError, ConfigError
 from mae_lite.models import layouts, weights
+from mae_lite.models.onnx_session import network_of
 from mae_lite.models.vit import architecture_heads
 from mae_lite.overrides import build
 from mae_lite.run_state import state_of
@@ -180,12 +182,40 @@ def check_start(recipe: config.Recipe, init: str | None) -> None:
         )
 
 
+def refuse_exports(source: str, path: Path) -> None:
+    """Refuse exports that have no tensors by name: an ONNX network, and the folder that holds all exports of a run.
+
+    Args:
+        source: what to call it in messages.
+        path: where it is.
+
+    Raises:
+        CheckpointError: says what to give instead.
+    """
+    if network_of(path) is not None:
+        raise CheckpointError(
+            f"{source!r} cannot be looked into",
+            found="an ONNX file",
+            expected="a model whose tokens can be had",
+            fix="give the run or the timm folder that it was exported from",
+        )
+    if (path / "export.json").exists() and not (path / "recipe.json").exists():
+        forms = sorted(each.name for each in path.iterdir() if each.is_dir())
+        raise CheckpointError(
+            f"{source!r} holds exports, each in its folder",
+            found=", ".join(forms),
+            expected="one of them",
+            fix=f"give {shlex.quote(str(Path(source) / forms[0]))}" if forms else "export the run again",
+        )
+
+
 def described(run: Path, what: str) -> tuple[dict[str, Any], config.Recipe]:
     """Return what ``recipe.json`` says of a run, and the recipe in it.
 
     Raises:
         CheckpointError: when it is not a run's, or cannot be used by this version.
     """
+    refuse_exports(str(run), run)
     record = rundir.read_json(run / "recipe.json", what)
     if not (isinstance(record.get("recipe"), dict) and {"classes", "data"} <= record.keys()):
         raise CheckpointError(
@@ -231,6 +261,7 @@ def method_tensors(contents: dict[str, bytes]) -> dict[str, Tensor]:
 
 def _run(path: Path) -> Incoming:
     """Read a run's newest checkpoint, or the checkpoint folder that ``path`` is."""
+    refuse_exports(str(path), path)
     run = path.parent.parent if (path / files.MANIFEST).exists() else path
     record, recipe = described(run, "a run folder, a checkpoint folder or a file with weights")
     if run != path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mae_lite import config, files, methods, rundir, shipped
@@ -148,7 +149,9 @@ def check_initial(recipe: config.Recipe, classes: int, init: str, allow_missing:
     try:
         for one in talking:
             one.setLevel(logging.ERROR)
-        load_initial(methods.build(recipe, classes), recipe, init, allow_missing)
+        with torch.device("meta"):  # shapes alone, without the memory and the time of initial values
+            method = methods.build(recipe, classes)
+        load_initial(method, recipe, init, allow_missing)
     finally:
         for one, level in zip(talking, levels, strict=True):
             one.setLevel(level)

@@ -7,6 +7,18 @@ from typing import Any
 
 import torch
 
+_NETWORK = "model.onnx"
+_OTHERS = ("config.json", "recipe.json", "model.safetensors", "pytorch_model.bin")
+"""Where a folder has one of these, it is not the network that is meant."""
+
+
+def network_of(path: Path) -> Path | None:
+    """Return the network that a file or folder is; None for anything else."""
+    if path.suffix.lower() == ".onnx" and path.is_file():
+        return path
+    network = path / _NETWORK
+    return network if network.is_file() and not any((path / name).exists() for name in _OTHERS) else None
+
 
 def session(network: bytes | Path) -> Any:
     """Return an ``onnxruntime.InferenceSession``; as many threads as torch has now work in it.

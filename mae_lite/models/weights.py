@@ -242,7 +242,7 @@ def load_into(
     """Load ``tensors`` into ``model``; what :func:`mae_lite.models.fitting.fitted` adapts is told; all else fits.
 
     Args:
-        model: receives the tensors.
+        model: receives the tensors; on the meta device, where nothing is stored, they are only compared with it.
         tensors: by the model's own names.
         new: patterns of names, each of a part that ``tensors`` may lack as a whole; it keeps its initial values.
         dropped: patterns of names that ``tensors`` may have and the model lacks.
@@ -279,7 +279,8 @@ def load_into(
         _log.info("%s: %d tensors that it lacks start anew (%s, ...), as always here", source, len(fresh), fresh[0])
     if left_out:
         _log.info("%s: %d tensors not needed here were dropped (%s, ...)", source, len(left_out), left_out[0])
-    model.load_state_dict({**own, **fitting})
+    if not any(value.is_meta for value in own.values()):
+        model.load_state_dict({**own, **fitting})
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

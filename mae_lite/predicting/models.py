@@ -22,6 +22,7 @@ from mae_lite.evaluation import incoming
 from mae_lite.evaluation.building import built, check_names, is_swin, preparation
 from mae_lite.evaluation.load import load_run
 from mae_lite.evaluation.token_teacher import from_timm_folder, timm_settings
+from mae_lite.models.onnx_session import network_of
 from mae_lite.models.pyramid import Pyramid, oddity
 from mae_lite.predicting import onnx_model
 
@@ -85,7 +86,7 @@ def load_classifier(path: str | Path, *, heads: int | None = None) -> nn.Module:
         ConfigError: for an ONNX file where onnxruntime is not installed.
     """
     source = str(path)
-    network = onnx_model.file_of(Path(source))
+    network = network_of(Path(source))
     found = _read(source, heads) if network is None else _of_onnx(source, network, heads)
     outputs = int(getattr(found.model, "num_classes", 0))
     if not outputs:
@@ -155,22 +156,8 @@ def _read(source: str, heads: int | None) -> _Found:
         found = _of_run(path)
     elif (settings := timm_settings(path)) is not None:
         found = _of_timm(source, path, settings)
-    elif onnx_model.file_of(path) is not None:
-        raise CheckpointError(
-            f"{source!r} cannot be looked into",
-            found="an ONNX file",
-            expected="a model whose tokens can be had",
-            fix="give the run or the timm folder that it was exported from",
-        )
-    elif (path / "export.json").exists():
-        forms = sorted(each.name for each in path.iterdir() if each.is_dir())
-        raise CheckpointError(
-            f"{source!r} holds exports, each in its folder",
-            found=", ".join(forms),
-            expected="one of them",
-            fix=f"give {shlex.quote(str(Path(source) / forms[0]))}" if forms else "export the run again",
-        )
     else:
+        incoming.refuse_exports(source, path)
         return _of_weights(source, heads)
     _check_heads(source, found.model, heads)
     return found

@@ -17,9 +17,7 @@ from mae_lite.config import Augmentation
 from mae_lite.errors import CheckpointError, ConfigError, shortly
 from mae_lite.models.onnx_session import session
 
-_NETWORK, _BESIDE = "model.onnx", "preprocessing.json"
-_OTHERS = ("config.json", "recipe.json", "model.safetensors", "pytorch_model.bin")
-"""Where a folder has one of these, it is not the network that is meant."""
+_BESIDE = "preprocessing.json"
 _SCORES = "logits"
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 _AGAIN = "export the run with mae-lite export RUN --to onnx"
@@ -83,14 +81,6 @@ class _Words(BaseModel):
     interpolation: Literal["bicubic"] = "bicubic"
     normalise: Literal["(pixel / 255 - mean) / std"] = "(pixel / 255 - mean) / std"
     input: _Input = _Input()
-
-
-def file_of(path: Path) -> Path | None:
-    """Return the network that a file or folder is; None for anything else."""
-    if path.suffix.lower() == ".onnx" and path.is_file():
-        return path
-    network = path / _NETWORK
-    return network if network.is_file() and not any((path / name).exists() for name in _OTHERS) else None
 
 
 def read(source: str, file: Path) -> Described:
