@@ -4,7 +4,7 @@
 
 ``--study`` takes table.json and report.html of a study's folder; ``--transfer`` the numbers of a transfer of its
 models; ``--again`` compares a run that was trained anew with the study's run of the same settings. Their numbers go to
-benchmarks/results, the pages to docs/studies/cifar10. Then the tables of index.md there, and those of the
+benchmarks/results, the pages to docs/studies/NAME (here cifar10). Then the tables of index.md there, and those of the
 README, are made anew from the numbers; the words around them are written by hand.
 """
 
@@ -163,9 +163,9 @@ def filled(text: str, results: Path) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """Take over what is given, and make the pages' tables anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="of the study: cifar10")
+    parser.add_argument("name", help="of the study: cifar10 or cifar10-scarce")
     parser.add_argument("--study", type=Path, help="folder of its table and page")
-    parser.add_argument("--command", default="mae-lite study cifar10 --scale cpu --data cifar10")
+    parser.add_argument("--command", default="mae-lite study cifar10 --scale cpu --data cifar10", help="that made it")
     parser.add_argument("--transfer", type=Path, help="folder of a transfer's table")
     parser.add_argument("--again", type=Path, nargs=2, metavar=("RUN", "OLD"))
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
