@@ -260,9 +260,8 @@ def load_into(
     refused = [key for key in missing if not _matches(key, allow_missing or ())]
     problems = [f"{key}: missing {list(own[key].shape)}" for key in refused]
     left_out = sorted(key for key in tensors if key not in own)
-    problems += [
-        f"{key}: {list(tensors[key].shape)} not in the model" for key in left_out if not _matches(key, dropped)
-    ]
+    strange = [key for key in left_out if not _matches(key, dropped)]
+    problems += [f"{key}: {list(tensors[key].shape)} not in the model" for key in strange]
     problems += [
         f"{key}: {list(value.shape)} for {list(own[key].shape)}"
         for key, value in fitting.items()
