@@ -80,13 +80,20 @@ def _train(command: str, words: Sequence[str]) -> int:
     recipe = recipes.get(name)
     if command not in recipes.commands_for(recipe):
         other = recipes.commands_for(recipe)[0]
-        raise ConfigError(f"{command} cannot run the recipe {name!r}", fix=f"mae-lite {other} {name} --data DATA")
+        raise ConfigError(
+            f"{command} cannot run the recipe {name!r}",
+            found=f"one for mae-lite {other}",
+            expected=f"one for mae-lite {command}; mae-lite recipes lists both",
+            fix=f"mae-lite {other} {name} --data DATA",
+        )
     request = options_from(rest, config.Request, f"mae-lite {command} {name}", recipe.model_dump())
     from mae_lite import training
 
     outcome = training.run(*request.split())
     if first_rank():
         say(f"{outcome.state} at step {outcome.step} of {outcome.total_steps}: {in_line(outcome.folder)}")
+        if outcome.best is not None:
+            say(f"at best {100 * outcome.best:.1f} % of the validation images were recognised")
         if outcome.state != "finished":
             say(
                 "the same command continues it"

@@ -893,7 +893,7 @@ def _check_labelled(recipe: Recipe) -> None:
             "image_fraction is not read where labels are",
             found=f"{recipe.image_fraction:g}",
             expected="None",
-            fix="use --label-fraction, which takes a share of each class",
+            fix="drop it; --label-fraction, or --labels-per-class, says how many labels are used",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def predict(words: Sequence[str]) -> int:
     usage = "mae-lite predict MODEL IMAGES... [--top 3] [--split test] [--out FILE.csv] [--json] [--FIELD VALUE ...]"
     example = "mae-lite predict runs/NAME photos"
     model, rest = positional(words, "the model", usage, example, PredictOptions)
-    images, flags = several(rest, "a file or folder of images", usage, example)
+    images, flags = several(rest, "a file or folder of images", usage, f"mae-lite predict {shlex.quote(model)} photos")
     options = options_from(flags, PredictOptions, "mae-lite predict MODEL IMAGES...", {})
     from mae_lite.predicting import predict as predicting
     from mae_lite.predicting import writing

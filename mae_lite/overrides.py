@@ -67,6 +67,9 @@ def build(model: type[ModelT], values: Mapping[str, Any]) -> ModelT:
     except ValidationError as error:
         items = error.errors(include_url=False)
         problems = "; ".join(_explain(model, values, item) for item in items)
+        missing = [f"--{item['loc'][0]} VALUE" for item in items if item["type"] == "missing" and len(item["loc"]) == 1]
+        if len(missing) == len(items):
+            raise ConfigError(problems, fix=f"add {' '.join(missing)}".replace("_", "-")) from None
         raise ConfigError(problems, fix=f"correct {'this field' if len(items) == 1 else 'these fields'}") from None
 
 

@@ -49,6 +49,8 @@ class Outcome:
     """finished, stopped (by a signal; resumable) or paused (at stop_after_steps; resumable)."""
     step: int
     total_steps: int
+    best: float | None = None
+    """Highest share of the validation images that were recognised, in [0, 1]; None where none were measured."""
 
 
 def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = None) -> Outcome:
@@ -125,7 +127,7 @@ def _run(
                 _publish(job, train)
             record.status(state, step=progress.step, total_steps=total, best=progress.best, **progress.measured)
         loggers.state = state
-    return Outcome(folder, state, progress.step, total)
+    return Outcome(folder, state, progress.step, total, progress.best)
 
 
 def _begin(job: loop.Job, progress: Progress, record: rundir.RunDir, train: Source) -> Loggers:

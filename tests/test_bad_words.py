@@ -12,7 +12,12 @@ from tests.test_errors import CHECKPOINT, CONFIG, DATA, assert_contract
 
 WORDS: tuple[tuple[str, int, str], ...] = (
     ("analyze", CONFIG, "the model is missing"),
-    ("analyze nowhere", CONFIG, "data is missing"),
+    ("analyze nowhere", CONFIG, "data is missing\nFix: add --data VALUE"),
+    (
+        "pretrain finetune-improved --data folder",
+        CONFIG,
+        "found one for mae-lite finetune, expected one for mae-lite pretrain",
+    ),
     ("probe", CONFIG, "the model is missing"),
     ("probe nowhere --data digits", CHECKPOINT, "'nowhere' does not exist; folders nearby"),
     ("probe folder", CONFIG, "data is missing"),

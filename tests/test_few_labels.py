@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mae_lite import config, recipes, training
+from mae_lite import cli, config, recipes, training
 from mae_lite.data.digits import Digits
 from mae_lite.data.labels_file import as_csv
 from mae_lite.data.sources import subset
 from mae_lite.data.splits import few_labels, image_share, label_share
 from mae_lite.errors import ConfigError, DataError
 from mae_lite.report import read
+from mae_lite.rundir import read_rows
 from tests import toy
 
 LABELS = np.repeat(np.arange(3), [100, 40, 3])
@@ -66,7 +67,7 @@ def test_a_share_of_the_images_for_pre_training(tmp_path: Path) -> None:
     least = image_share(3, 0.01, seed=0)
     assert least is not None and len(least) == 1
     with pytest.raises(
-        ConfigError, match=r"(?s)image_fraction is not read where labels are.*Fix: use --label-fraction"
+        ConfigError, match=r"(?s)image_fraction is not read where labels are.*Fix: drop it; --label-fraction"
     ):
         toy.classifier(image_fraction=0.5)
     with pytest.raises(ConfigError, match="use --image-fraction"):
@@ -116,3 +117,22 @@ def test_a_run_leaves_the_list_of_its_labels(tmp_path: Path) -> None:
     assert found.labels == 1
     training.run(toy.classifier(labels_per_class=None), toy.runtime(tmp_path / "all", stop_after_steps=1))
     assert not (tmp_path / "all" / "labels.csv").exists()
+
+
+def test_images_that_choose_the_best_epoch_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have labels too, and are not counted by --labels-per-class."""
+    monkeypatch.chdir(tmp_path)
+    small = (
+        "--encoder.width 16 --encoder.depth 1 --encoder.num-heads 2 --epochs 1 --warmup-epochs 0 --tensorboard False"
+    )
+    words = f"finetune digits-scratch --data digits --labels-per-class 2 --global-batch-size 20 {small} --out run"
+    assert cli.main([*words.split(), "--validation-fraction", "0.1"]) == 0
+    told = capsys.readouterr()
+    kept = [row["val_top1"] for row in read_rows(Path("run")) if "val_top1" in row]
+    assert "136 labelled images (--validation-fraction 0.1) are set aside to choose the best epoch" in told.err
+    assert f"at best {100 * max(kept):.1f} % of the validation images were recognised" in told.out
+    assert cli.main([*words.replace("--out run", "--out plain").split(), "--validation-fraction", "0"]) == 0
+    told = capsys.readouterr()
+    assert "set aside" not in told.err and "at best" not in told.out

@@ -42,7 +42,7 @@ def run_all(lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_ten_minutes(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: the page exports to ONNX")
     lines = lines_of("ten_minutes.md")
-    assert len(lines) == 11
+    assert len(lines) == 12
     run_all(lines, capsys)
     assert list((workplace / "runs" / "photos-onnx").rglob("model.onnx"))
 

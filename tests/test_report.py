@@ -264,7 +264,7 @@ def test_a_damaged_file_costs_its_part_of_the_page(tmp_path: Path, damage: tuple
 def test_no_run_is_an_error_that_names_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = stored.comparison(tmp_path / "runs")
     (root / "not-a-run").mkdir()
-    with pytest.raises(CheckpointError, match=r"(?s)not-a-run.*runs nearby: .*mae-2-0.*Fix: "):
+    with pytest.raises(CheckpointError, match=r"(?s)not-a-run.*found no recipe.json; runs nearby: .*mae-2-0.*Fix: "):
         compose([root / "not-a-run"])
     assert cli.main(["report", str(tmp_path / "gone")]) == 4
     assert cli.main(["report"]) == 2

@@ -98,7 +98,7 @@ def headline(record: Mapping[str, Any], data: str) -> list[str]:
     )
     smallest = min(forms, key=lambda form: form["bytes"])
     lost = "" if smallest["drop"] is None or smallest["form"] == "torch" else (
-        f"; its accuracy is {points(smallest['drop'], smallest['drop_interval'])} points below float32's"
+        f"; float32's accuracy minus its own is {points(smallest['drop'], smallest['drop_interval'])} points"
     )  # fmt: skip
     said.append(f"The smallest form, {smallest['form']}, has {megabytes(smallest['bytes'])}{lost}.")
     return said

@@ -182,12 +182,13 @@ def check_start(recipe: config.Recipe, init: str | None) -> None:
         )
 
 
-def refuse_exports(source: str, path: Path) -> None:
+def refuse_exports(source: str, path: Path, instead: str = "the run or the timm folder") -> None:
     """Refuse exports that have no tensors by name: an ONNX network, and the folder that holds all exports of a run.
 
     Args:
         source: what to call it in messages.
         path: where it is.
+        instead: what can be given.
 
     Raises:
         CheckpointError: says what to give instead.
@@ -197,7 +198,7 @@ def refuse_exports(source: str, path: Path) -> None:
             f"{source!r} cannot be looked into",
             found="an ONNX file",
             expected="a model whose tokens can be had",
-            fix="give the run or the timm folder that it was exported from",
+            fix=f"give {instead} that it was exported from",
         )
     if (path / "export.json").exists() and not (path / "recipe.json").exists():
         forms = sorted(each.name for each in path.iterdir() if each.is_dir())
@@ -215,7 +216,7 @@ def described(run: Path, what: str) -> tuple[dict[str, Any], config.Recipe]:
     Raises:
         CheckpointError: when it is not a run's, or cannot be used by this version.
     """
-    refuse_exports(str(run), run)
+    refuse_exports(str(run), run, "the run")
     record = rundir.read_json(run / "recipe.json", what)
     if not (isinstance(record.get("recipe"), dict) and {"classes", "data"} <= record.keys()):
         raise CheckpointError(

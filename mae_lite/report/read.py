@@ -163,7 +163,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
             near = sorted(str(p.parent) for p in path.parent.glob("*/recipe.json"))[:5] if path.parent.is_dir() else []
             raise CheckpointError(
                 f"no run in {str(path)!r}",
-                found="; runs nearby: " + ", ".join(near) if near else "no recipe.json",
+                found="no recipe.json" + ("; runs nearby: " + ", ".join(near) if near else ""),
                 expected="a run folder, a folder of run folders, or what analyze, layers or probe wrote",
                 fix="give the folder that --out named, e.g. runs/NAME",
             )
