@@ -114,7 +114,7 @@ def _unknown_flag(flag: str, known: set[str]) -> ConfigError:
     close = f" (nearest: {same_leaf[0]!r})" if same_leaf else nearest(name, known)
     better = close.partition("'")[2].partition("'")[0].replace("_", "-")
     fix = f"--{better} VALUE" if better else "--help lists the fields"
-    return ConfigError(f"unknown field --{flag}{close.replace('_', '-')}", fix=fix)
+    return ConfigError(f"unknown option --{flag}{close.replace('_', '-')}", fix=fix)
 
 
 def _value(name: str, words: Sequence[str], annotation: Any) -> Any:

@@ -52,7 +52,7 @@ WORDS: tuple[tuple[str, int, str], ...] = (
     ("bench", CONFIG, "the recipe is missing"),
     ("bench nothing --data digits", CONFIG, "unknown recipe 'nothing'"),
     ("plan", CONFIG, "the recipe is missing"),
-    ("plan digits-mae --images 0", CONFIG, "unknown field --images (nearest"),
+    ("plan digits-mae --images 0", CONFIG, "unknown option --images (nearest"),
     (
         "finetune digits-finetune --data digits --init nowhere",
         CHECKPOINT,

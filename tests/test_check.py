@@ -83,7 +83,7 @@ def test_everything_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "an empty file (0 bytes)",
         "Half of the images have a short side of 30 px or less and are enlarged to 224. cifar10-mae-tiny is made for",
         "10 times as long as wide",
-        "smaller than the batch of mae-tiny, 4,096: give --global-batch-size 5",
+        "smaller than the batch of mae-tiny, 4,096: give --global-batch-size 16",
     ):
         assert expected in text, expected
     assert "ignored 1 x .txt" in shown.err

@@ -220,7 +220,7 @@ def test_the_other_optimiser_and_its_fields() -> None:
     sgd = request("--optimizer.momentum", "0.8", "--optimizer.kind", "sgd").optimizer
     assert sgd == config.SGD(momentum=0.8)
     assert request("--optimizer.kind=adamw").optimizer == request().optimizer
-    with pytest.raises(ConfigError, match=r"unknown field --optimizer\.betas"):
+    with pytest.raises(ConfigError, match=r"unknown option --optimizer\.betas"):
         request("--optimizer.kind", "sgd", "--optimizer.betas", "0", "0")
     with pytest.raises(ConfigError, match=r"optimizer"):
         request("--optimizer.kind", "lamb")

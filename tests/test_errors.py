@@ -128,7 +128,7 @@ WORDS: list[tuple[list[str], int, list[str]]] = [
     (["recipes", "more"], CONFIG, ["'more'"]),
     (["recipes", "--jsn-output"], CONFIG, ["nearest: 'json-output'"]),
     (["demo", "--processes", "0"], CONFIG, ["processes", "'0'", "greater than or equal to 1"]),
-    (["pretrain", "digits-mea"], CONFIG, ["'digits-mea'", "nearest: 'digits-mae'", "choose one of: mae-tiny"]),
+    (["pretrain", "digits-mea"], CONFIG, ["'digits-mea'", "nearest: 'digits-mae'", "mae-lite recipes lists all"]),
     (["pretrain", "absent.json"], CONFIG, ["'absent.json'", "No such file"]),
     (["pretrain", "digits-finetune", "--data", "digits"], CONFIG, ["Fix: mae-lite finetune digits-finetune"]),
     (["finetune", "digits-mae", "--data", "digits"], CONFIG, ["Fix: mae-lite pretrain digits-mae"]),

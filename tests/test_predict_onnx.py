@@ -246,6 +246,8 @@ def test_what_needs_weights_says_so(network: Path, made: Path, capsys: Captured)
         (("probe", str(made / "tuned/export/onnx"), *onto[:2]), "the timm folder that it was exported from"),
         (("analyze", str(made / "tuned/export"), *onto[:2]), "found onnx, onnx-int8, timm, expected one of them"),
         (("finetune", "digits-finetune", "--init", str(made / "mae/export/onnx"), *onto[:2]), "the timm folder"),
+        (("evaluate", str(made / "tuned/export"), *onto[:2]), "Fix: give the run that they were exported from"),
+        (("evaluate", str(made / "tuned/export/onnx"), *onto[:2]), "Fix: give the run that it was exported from"),
     ):
         code = cli.main(list(words))
         assert_contract(capsys.readouterr().err, code, 4, mentions=(told,))

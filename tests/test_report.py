@@ -364,7 +364,8 @@ def test_a_repeated_seed_and_an_unfinished_run_do_not_count_twice(tmp_path: Path
     stored.run(root, "mae-2", recipes.derive(again, seed=2), init=str(root / "pretrain"), top1=0.1, state="paused")
     report = compose([root])
     assert "reaches 85.0 %" in report.headline[0] and "mae-2 is paused" in report.headline[1]
-    assert any(note.startswith("Not compared: mae-0-again, mae-2.") for note in report.notes)
+    why = "mae-0-again (of a seed that another run has); mae-2 (not finished)"
+    assert f"Not compared: {why}." in report.notes
 
 
 def test_only_accuracies_on_the_same_images_are_compared(tmp_path: Path) -> None:

@@ -359,7 +359,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (["digits", "--data", "photos"], "study 'digits' brings its own images: found --data photos"),
         (["digits", "--scale", "tiny"], "scale: found 'tiny', expected 'smoke', 'cpu' or 'full'"),
         (["digits", "--processes", "0"], "processes: found '0'"),
-        (["digits", "--seed", "2"], "unknown field --seed (nearest: 'seeds')"),
+        (["digits", "--seed", "2"], "unknown option --seed (nearest: 'seeds')"),
     ],
 )
 def test_bad_orders_are_explained(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,15 +137,17 @@ def _workers(source: Source) -> int:
 
 def _told(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Pass ``items`` on and say now and then how far it is."""
-    start = last = time.monotonic()
-    for count, item in enumerate(items, start=1):
+    start = last = 0.0
+    for later, item in enumerate(items):
         yield item
         now = time.monotonic()
-        if now - last > _EVERY_SECONDS:
+        if not later:  # its processes were started for it, which says nothing of the others
+            start = last = now
+        elif now - last > _EVERY_SECONDS:
             last = now
-            rate = count / (now - start)
-            left = (total - count) / rate
-            _log.info("%s of %s %s, %.0f per second, %.0f s left", f"{count:,}", f"{total:,}", what, rate, left)
+            rate = later / (now - start)
+            left = (total - later - 1) / rate
+            _log.info("%s of %s %s, %.0f per second, %.0f s left", f"{later + 1:,}", f"{total:,}", what, rate, left)
 
 
 def _write(order: Order, train: Source, tallies: Mapping[str, Tally], summary: dict[str, Any]) -> list[str]:

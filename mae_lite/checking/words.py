@@ -104,8 +104,10 @@ def _about_pixels(summary: dict[str, Any], recipe: Recipe) -> Iterator[str]:
 
 def _about_amount(summary: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     if summary["images"] < recipe.global_batch_size:
+        images = summary["images"]
+        fitting = max(images // 4, min(images, 16), 1)  # some updates in an epoch; a few images are one batch
         yield (f"The set is smaller than the batch of {recipe.name}, {recipe.global_batch_size:,}: give "
-               f"--global-batch-size {max(1, min(256, summary['images'] // 4))}.")  # fmt: skip
+               f"--global-batch-size {min(256, fitting)}.")  # fmt: skip
 
 
 def about_bad(summary: dict[str, Any]) -> list[str]:

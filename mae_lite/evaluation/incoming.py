@@ -182,13 +182,13 @@ def check_start(recipe: config.Recipe, init: str | None) -> None:
         )
 
 
-def refuse_exports(source: str, path: Path, instead: str = "the run or the timm folder") -> None:
+def refuse_exports(source: str, path: Path, runs_only: bool = False) -> None:
     """Refuse exports that have no tensors by name: an ONNX network, and the folder that holds all exports of a run.
 
     Args:
         source: what to call it in messages.
         path: where it is.
-        instead: what can be given.
+        runs_only: whether the timm folder among the exports would be refused too.
 
     Raises:
         CheckpointError: says what to give instead.
@@ -197,16 +197,19 @@ def refuse_exports(source: str, path: Path, instead: str = "the run or the timm 
         raise CheckpointError(
             f"{source!r} cannot be looked into",
             found="an ONNX file",
-            expected="a model whose tokens can be had",
-            fix=f"give {instead} that it was exported from",
+            expected="weights by their names",
+            fix=f"give {'the run' if runs_only else 'the run or the timm folder'} that it was exported from",
         )
     if (path / "export.json").exists() and not (path / "recipe.json").exists():
         forms = sorted(each.name for each in path.iterdir() if each.is_dir())
+        fix = f"give {shlex.quote(str(Path(source) / forms[0]))}" if forms else "export the run again"
+        if runs_only:
+            fix = "give the run that they were exported from"
         raise CheckpointError(
             f"{source!r} holds exports, each in its folder",
             found=", ".join(forms),
-            expected="one of them",
-            fix=f"give {shlex.quote(str(Path(source) / forms[0]))}" if forms else "export the run again",
+            expected="a run" if runs_only else "one of them",
+            fix=fix,
         )
 
 
@@ -216,7 +219,7 @@ def described(run: Path, what: str) -> tuple[dict[str, Any], config.Recipe]:
     Raises:
         CheckpointError: when it is not a run's, or cannot be used by this version.
     """
-    refuse_exports(str(run), run, "the run")
+    refuse_exports(str(run), run, runs_only=True)
     record = rundir.read_json(run / "recipe.json", what)
     if not (isinstance(record.get("recipe"), dict) and {"classes", "data"} <= record.keys()):
         raise CheckpointError(
@@ -269,7 +272,7 @@ def _run(path: Path) -> Incoming:
         raw = method_tensors(checkpoint.read(path))
     else:
         step, contents = newest(run)
-        _log.info("starting from %s, step %d", path, step)
+        _log.info("weights of %s, step %d", path, step)
         raw = method_tensors(contents)
     supervised = isinstance(recipe.method, config.Supervised)
     plain = recipe.encoder if isinstance(recipe.encoder, config.Encoder) else None

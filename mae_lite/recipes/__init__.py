@@ -30,7 +30,7 @@ def get(name: str) -> Recipe:
         return _from_file(Path(name))
     raise ConfigError(
         f"unknown recipe {name!r}{nearest(name, known)}",
-        fix=f"choose one of: {', '.join(known)}; or give a run's recipe.json",
+        fix="mae-lite recipes lists all; or give a run's recipe.json",
     )
 
 

@@ -125,13 +125,16 @@ def compose(
 
 
 def _notes(found: Sequence[Group]) -> list[str]:
-    """Name the accuracies that the comparison leaves out."""
-    names = [name for group in found for name in group.left_out]
-    if not names:
-        return []
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    why = "These runs are not finished, were measured on other images, or repeat a seed of another."
-    return [f"Not compared: {shown}. {why}"]
+    """Name the accuracies that the comparison leaves out, those of one reason together."""
+    names: dict[str, list[str]] = {}
+    for group in found:
+        for name, why in group.left_out:
+            names.setdefault(why, []).append(name)
+    shown = [
+        f"{', '.join(some[:5])}{f' and {len(some) - 5} more' if len(some) > 5 else ''} ({why})"
+        for why, some in names.items()
+    ]
+    return [f"Not compared: {'; '.join(shown)}."] if shown else []
 
 
 def _colours(found: Sequence[Group]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mae_lite.report.read import Baseline, Run
+from mae_lite.report.read import Baseline, Measured, Run
 from mae_lite.report.repeat import differences
 
 
@@ -95,10 +95,16 @@ class Group:
         return {seed: 100 * accuracy.top1 for seed, accuracy in measured.items() if accuracy is not None}
 
     @property
-    def left_out(self) -> list[str]:
-        """Runs with an accuracy that is not counted."""
+    def left_out(self) -> list[tuple[str, str]]:
+        """Runs with an accuracy that is not counted, and why not."""
         counted = {run.folder for run in self.counted}
-        return [run.name for run in self.runs if run.accuracy() is not None and run.folder not in counted]
+        measured = [(run, run.accuracy()) for run in self.runs if run.folder not in counted]
+        return [(run.name, self._why_not(run, accuracy)) for run, accuracy in measured if accuracy is not None]
+
+    def _why_not(self, run: Run, accuracy: Measured) -> str:
+        if run.state != "finished":
+            return "not finished"
+        return "measured on other images" if accuracy.place != self.place else "of a seed that another run has"
 
     @property
     def accuracy(self) -> Estimate | None:
