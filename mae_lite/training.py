@@ -77,6 +77,7 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
         folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime, weights, taught)
         train, held_out = inputs.images(recipe, runtime, images)
         fabric = start_fabric(recipe, runtime)
+        inputs.plan(recipe, runtime, fabric, len(train), train.windows)  # what does not fit leaves no folder behind
         ranks = fabric.global_rank, fabric.world_size
         with Peers(*ranks, fabric.barrier, partial(ending.remaining, folder)) as peers:
             with peers.together():

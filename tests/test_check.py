@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ import pytest
 from PIL import Image
 
 from mae_lite import cli, recipes
+from mae_lite.checking import check as checking
 from mae_lite.checking import scan, words
 from mae_lite.checking.check import Order, check
 
@@ -81,7 +85,7 @@ def test_everything_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "1 images repeat the content of another, 1 of them under another label",
         "2 cannot be read; training goes on with up to 10",
         "an empty file (0 bytes)",
-        "Half of the images have a short side of 30 px or less and are enlarged to 224. cifar10-mae-tiny is made for",
+        "All images have a short side of 30 px or less and are enlarged to 224. cifar10-mae-tiny is made for",
         "10 times as long as wide",
         "smaller than the batch of mae-tiny, 4,096: give --global-batch-size 16",
     ):
@@ -94,6 +98,26 @@ def test_everything_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with Image.open(out / "preview.png") as sheet:
         assert sheet.size[0] > 1000 and sheet.size[1] > 800
     assert sorted(summary["files"]) == sorted(map(str, out.iterdir()))
+
+
+def test_the_time_that_is_left_leaves_out_the_start(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Processes that take a minute to start, then four images a second."""
+    now = [0.0]
+
+    def slow() -> Iterator[int]:
+        for number in range(100):
+            now[0] += 0.25 if number else 60.0
+            yield number
+
+    monkeypatch.setattr(checking, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with caplog.at_level(logging.INFO):
+        assert list(checking._told(slow(), 100, "images")) == list(range(100))
+    assert caplog.messages[:2] == [
+        "22 of 100 images, 4 per second, 20 s left",
+        "43 of 100 images, 4 per second, 14 s left",
+    ]
 
 
 def test_json_is_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

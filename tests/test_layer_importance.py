@@ -236,7 +236,7 @@ def test_bad_input_is_explained_before_anything_is_trained(tmp_path: Path, capsy
         (2, "stop_after_steps is not read", [init, "digits-finetune", *small, "--stop-after-steps", "1"]),
         (2, "devices is not read here", [init, "digits-finetune", *small, "--devices", "2"]),
         (3, "nowhere", [init, "digits-finetune", *small, "--test-data", "nowhere"]),
-        (4, "another number of attention heads", [init, "digits-finetune"]),
+        (4, "has another encoder", [init, "digits-finetune"]),
         (4, "does not exist", ["nowhere", "digits-finetune"]),
     ]
     for code, words, arguments in cases:

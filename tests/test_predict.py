@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -402,6 +403,15 @@ def test_a_limit_takes_the_first_images(finished: dict[str, Path], photos: Path)
     assert predicted(finished["colour"], photos, limit=100) == every
     with pytest.raises(ConfigError, match="limit: found 0, expected at least 1"):
         predicted(finished["colour"], photos, limit=0)
+
+
+def test_which_part_was_taken_unasked_is_said(finished: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        predicted(finished["grey"], "digits", top=1)
+        predicted(finished["grey"], "digits", split="test", top=1)
+        predicted(finished["colour"], finished["labelled"])
+    said = [message for message in caplog.messages if "--split" in message]
+    assert said == ["digits is divided: these are its test images; --split takes others"]
 
 
 def test_data_sets_and_their_parts(finished: dict[str, Path], photos: Path) -> None:

@@ -393,6 +393,33 @@ def test_two_pre_trainings_are_two_groups(tmp_path: Path) -> None:
     assert f"reaches 95.0 % on the test images of digits ({which})" in said(root)
 
 
+def test_a_start_on_other_data_is_no_row_of_the_comparison(tmp_path: Path) -> None:
+    """Its classes are others; where it has rivals on its own data, it is compared with them."""
+    root = tmp_path / "runs"
+    stored.run(root, "labels", recipes.get("digits-scratch"), data="six", top1=0.99)
+    for name, init, top1 in (("from-labels", str(root / "labels"), 0.9), ("scratch", None, 0.6)):
+        recipe = recipes.get("digits-finetune" if init else "digits-scratch")
+        stored.run(root, name, recipe, data="four", init=init, top1=top1)
+    report = compose([root])
+    assert [row[0].text for row in report.tables[0].rows] == ["digits-finetune on four", "digits-scratch on four"]
+    assert report.notes == ["Not compared: labels (a start of runs on other data)."]
+    assert "99.0" not in " ".join(report.headline)
+    assert {row[0].text: row[7].text for row in report.tables[1].rows}["labels"] == "99.00"
+    stored.run(root, "rival", recipes.derive(recipes.get("digits-scratch"), lr_per_256=1e-3), data="six", top1=0.5)
+    report = compose([root])
+    assert not report.notes and len(report.tables[0].rows) == 4
+
+
+def test_a_pre_training_without_labels_has_none(tmp_path: Path) -> None:
+    report = compose([stored.comparison(tmp_path)])
+    labels = {row[0].text: row[2].text for row in report.tables[1].rows}
+    assert labels["pretrain"] == "none" and labels["mae-5-0"] == "5"
+    stored.run(tmp_path, "whole", recipes.derive(recipes.get("digits-scratch"), labels_per_class=None))
+    report = compose([tmp_path])
+    assert {row[0].text: row[2].text for row in report.tables[1].rows}["whole"] == "all"
+    assert sorted(row[1].text for row in report.costs.rows) == ["2", "2", "5", "5", "all", "none"]
+
+
 def test_an_unequal_opponent_is_called_so(tmp_path: Path) -> None:
     smaller = {"encoder": {"depth": 1, "width": 24}, "global_batch_size": 5}
     text = said(pair(tmp_path / "smaller", {0: 0.9}, {0: 0.6}, recipe=smaller))

@@ -44,6 +44,25 @@ def test_another_encoder_is_named_whole(small: str, tmp_path: Path, encoder: dic
     training.run(recipes.derive(tuned, encoder=changes), toy.runtime(tmp_path / "again", init=small))
 
 
+def test_all_that_differs_is_said_when_heads_do(small: str, tmp_path: Path) -> None:
+    """Another width is no matter of heads."""
+    for encoder, what, found in (
+        ({"width": 32, "num_heads": 4}, "has another encoder", "width 16, num heads 2"),
+        ({"num_heads": 4}, "was trained with another number of attention heads", "2"),
+    ):
+        tuned = recipes.derive(toy.classifier(start="pretrained"), encoder=encoder)
+        with pytest.raises(CheckpointError) as caught:
+            training.run(tuned, toy.runtime(tmp_path / "tuned", init=small))
+        assert what in caught.value.what and caught.value.found == found
+        assert not (tmp_path / "tuned").exists()
+
+
+def test_a_batch_of_more_images_than_there_are_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"global_batch_size"):
+        training.run(toy.classifier(global_batch_size=100), toy.runtime(tmp_path / "large"))  # of 20 images
+    assert not (tmp_path / "large").exists()
+
+
 def test_images_of_another_size_are_no_other_encoder(small: str, tmp_path: Path) -> None:
     tuned = recipes.derive(toy.classifier(start="pretrained"), encoder={"image_size": 16})
     assert training.run(tuned, toy.runtime(tmp_path / "tuned", init=small)).state == "finished"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mae_lite import costs, recipes, training
 from mae_lite.advice import Starving, when_starved
 from mae_lite.cli import main
 from mae_lite.config import Recipe
+from mae_lite.data.sources import Source, subset
 from mae_lite.engine import loop
 from mae_lite.errors import ConfigError
 from mae_lite.rundir import checkpoints, read_rows
@@ -79,7 +82,56 @@ def test_a_forecast_is_reckoned_from_the_probe(monkeypatch: pytest.MonkeyPatch) 
     assert found["largest_micro_batch"] == int((1800 - (612 - 128)) / 2)
     assert found["workers_that_keep_up"] == 3
     said = forecast.as_text(found)
-    assert "210 of 64 images" in said and "3 min at 75 images/s" in said and "about 658 would fit into 2 GB" in said
+    assert "210 of 64 images" in said and "3 min at 75 images/s" in said and "about 658 would fit into 2.0 GB" in said
+    assert "of checkpoints" in said and "probes come on top" in said and found["validation"]["times"] == 0
+
+
+def test_validation_is_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as the run measures, each time all images; what starts anew for each time counts once in it."""
+    monkeypatch.setattr(rates, "reading_rate", lambda *_: 100.0)
+    monkeypatch.setattr(rates, "step_rate", lambda *_: 300.0)
+    monkeypatch.setattr(rates, "validation_seconds", lambda *_: 60.0)
+    recipe = toy.classifier(epochs=10, global_batch_size=64, labels_per_class=None, validation_fraction=0.1)
+    found = forecast.forecast(recipe, toy.runtime(Path("unused"), validate_every_epochs=3), 0.0)
+    assert found["validation"] == {"images": 136, "times": 4, "seconds": 240.0}
+    assert found["seconds"] == pytest.approx(found["images"] / 75 + 240)
+    said = forecast.as_text(found)
+    assert "3 min of training at 75 images/s" in said and "4 min of looking at 136 validation images 4 times" in said
+
+
+@pytest.mark.parametrize(
+    ("images", "measured", "expected"), [(200, [200], 3.0), (1000, [256, 1000], 11.0), (2048, [256, 1024], 1 + 20.48)]
+)
+def test_many_validation_images_are_reckoned_from_parts(
+    images: int, measured: list[int], expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second whatever their number, and a hundredth for each."""
+    setting = rates.open_setting(toy.classifier(validation_fraction=0.1), toy.runtime(Path("unused")))
+    assert setting.held_out is not None
+    setting.held_out = subset(setting.held_out, np.arange(images) % len(setting.held_out))
+    sizes = list[int]()
+
+    def probes(_job: loop.Job, _train: Source, held_out: Source) -> list[loop.Probe]:
+        sizes.append(len(held_out))
+        return [loop.Probe(lambda *_: {}, 1.0)]
+
+    monkeypatch.setattr("mae_lite.probing.probes", probes)
+    monkeypatch.setattr(rates, "_per_second", lambda *_: 1 / (1 + sizes[-1] / 100))
+    assert rates.validation_seconds(setting) == pytest.approx(expected)
+    assert sizes == measured
+
+
+def test_validation_is_timed_on_the_model_of_the_run() -> None:
+    setting = rates.open_setting(toy.classifier(ema_decay=0.9, validation_fraction=0.1), toy.runtime(Path("unused")))
+    assert rates.validation_seconds(setting) > 0
+    without = rates.open_setting(toy.mae(), toy.runtime(Path("unused")))
+    assert without.held_out is None and rates.validation_seconds(without) == 0
+
+
+@pytest.mark.parametrize(("every", "end"), [(1.0, 5), (2.5, 10), (2.5, 11), (0.4, 3), (100.0, 7), (21.0, 63)])
+def test_probes_are_counted_as_they_come(every: float, end: int) -> None:
+    count = loop.times_due(every, end)
+    assert count == len({math.ceil(every * n) for n in range(1, int(end / every) + 1)} | {end})
 
 
 def test_checkpoints_take_what_the_forecast_says(tmp_path: Path) -> None:

@@ -80,14 +80,16 @@ def _about_pixels(summary: dict[str, Any], recipe: Recipe) -> Iterator[str]:
         yield f"{bad:,} images cannot be read and training stops above {limit:,}: replace or remove them first."
     if not readable:
         return
-    median, size = summary["short_side_px"]["median"], recipe.encoder.image_size
+    sides, size = summary["short_side_px"], recipe.encoder.image_size
+    median, longest = sides["median"], sides["max"]
     if median * 2 < size:
         small = (
             " cifar10-mae-tiny is made for 32 px: --recipe cifar10-mae-tiny shows what it will see."
             if median <= 48 and size > 64
             else ""
         )
-        yield f"Half of the images have a short side of {median:.0f} px or less and are enlarged to {size}.{small}"
+        some, side = ("All", longest) if longest * 2 < size else ("Half of the", median)
+        yield f"{some} images have a short side of {side:.0f} px or less and are enlarged to {size}.{small}"
     if summary["longest_to_shortest"] > 5:
         yield f"Some images are {summary['longest_to_shortest']:g} times as long as wide: crops see little of them."
     if recipe.encoder.channels == 3 and summary["grey"] > 0.9 * readable:

@@ -224,6 +224,11 @@ def _due(step: int, every: float, end: int) -> bool:
     return step == end or int(step / every) > int((step - 1) / every)
 
 
+def times_due(every: float, end: int) -> int:
+    """Return how often a probe of every ``every`` updates is measured in ``end`` of them."""
+    return sum(_due(step, every, end) for step in range(1, end + 1))
+
+
 def _run_probes(job: Job, progress: Progress) -> bool:
     """Measure what is due; return whether this is the best so far, and so a state to keep."""
     step, epoch, end = progress.step, job.plan.steps_per_epoch, job.rate.total_steps

@@ -51,12 +51,17 @@ class Incoming:
 
     def shape_flags(self, other: config.Encoder | config.Swin) -> str:
         """Return the flags that give ``other`` this run's encoder; "" where it has its shape, or it is not known."""
+        differ = self.differences(other)
+        if list(differ) == ["image_size"]:  # positions are made for any size
+            return ""
+        return " ".join(f"--encoder.{name.replace('_', '-')} {ours}" for name, (ours, _) in differ.items())
+
+    def differences(self, other: config.Encoder | config.Swin) -> dict[str, tuple[int, int]]:
+        """Return what of this run's encoder differs from ``other``, as (this, other) by setting; empty if unknown."""
         if self.encoder is None or not isinstance(other, config.Encoder):
-            return ""
-        differ = [name for name in _SHAPE if getattr(self.encoder, name) != getattr(other, name)]
-        if differ == ["image_size"]:  # positions are made for any size
-            return ""
-        return " ".join(f"--encoder.{name.replace('_', '-')} {getattr(self.encoder, name)}" for name in differ)
+            return {}
+        both = {name: (getattr(self.encoder, name), getattr(other, name)) for name in _SHAPE}
+        return {name: (ours, others) for name, (ours, others) in both.items() if ours != others}
 
 
 def read(source: str, prefix: str = "", flag: str = "") -> Incoming:
@@ -202,14 +207,12 @@ def refuse_exports(source: str, path: Path, runs_only: bool = False) -> None:
         )
     if (path / "export.json").exists() and not (path / "recipe.json").exists():
         forms = sorted(each.name for each in path.iterdir() if each.is_dir())
-        fix = f"give {shlex.quote(str(Path(source) / forms[0]))}" if forms else "export the run again"
-        if runs_only:
-            fix = "give the run that they were exported from"
+        one = f"give {shlex.quote(str(Path(source) / forms[0]))}" if forms else "export the run again"
         raise CheckpointError(
             f"{source!r} holds exports, each in its folder",
             found=", ".join(forms),
             expected="a run" if runs_only else "one of them",
-            fix=fix,
+            fix="give the run that they were exported from" if runs_only else one,
         )
 
 

@@ -122,13 +122,22 @@ def init_digest(init: str | None) -> str | None:
 
 
 def _check_heads(init: str, found: incoming.Incoming, encoder: config.Encoder, flag: str) -> None:
-    if found.heads is not None and found.heads != encoder.num_heads:
-        raise CheckpointError(
-            f"{init!r} was trained with another number of attention heads",
-            found=str(found.heads),
-            expected=str(encoder.num_heads),
-            fix=(flag == HEADS_FLAG and found.shape_flags(encoder)) or f"{flag} {found.heads}",
+    if found.heads is None or found.heads == encoder.num_heads:
+        return
+    differ = found.differences(encoder) if flag == HEADS_FLAG else {}
+    if len(differ) > 1:  # heads are but one of them
+        theirs, ours = (
+            ", ".join(f"{name.replace('_', ' ')} {both[place]}" for name, both in differ.items()) for place in (0, 1)
         )
+        raise CheckpointError(
+            f"{init!r} has another encoder", found=theirs, expected=ours, fix=found.shape_flags(encoder)
+        )
+    raise CheckpointError(
+        f"{init!r} was trained with another number of attention heads",
+        found=str(found.heads),
+        expected=str(encoder.num_heads),
+        fix=f"{flag} {found.heads}",
+    )
 
 
 def check_initial(recipe: config.Recipe, classes: int, init: str, allow_missing: Sequence[str] = ()) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from mae_lite.data.sources import Source, Split, subset
 from mae_lite.errors import ConfigError, NumericsError
 from mae_lite.predicting.models import load_classifier
 
+_log = logging.getLogger(__name__)
 Images = str | Path | list[str] | list[Path] | tuple[str | Path, ...] | Source
 """A file, a folder, a pattern or a data set; several files, folders and patterns; or an opened source."""
 
@@ -123,7 +125,10 @@ def images_of(words: Sequence[str], split: Split | None, lines: Iterable[str] = 
         and not pattern
         and (is_data_set(alone) or (split is not None and Path(alone).expanduser().is_dir()))
     ):
-        return open_source(alone, split or "test", strict=split is not None)
+        source = open_source(alone, split or "test", strict=split is not None)
+        if split is None and source.split is not None:
+            _log.info("%s is divided: these are its %s images; --split takes others", alone, source.split)
+        return source
     if split is not None:
         raise ConfigError(
             f"--split {split} is not read here",

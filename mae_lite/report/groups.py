@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mae_lite.report import origins
 from mae_lite.report.read import Baseline, Measured, Run
 from mae_lite.report.repeat import differences
 
@@ -74,7 +75,8 @@ class Group:
     runs: tuple[Run, ...]
     numbers: tuple[Baseline, ...] = ()
     place: tuple[str, str, str] | None = None
-    """The images that the groups of these data and labels are compared on; None where nothing was measured."""
+    """The images that the groups of these data and labels are compared on; None where nothing was measured, and where
+    all groups are what runs on other data start from: what they do on their own classes is another question."""
 
     @property
     def counted(self) -> list[Run]:
@@ -104,6 +106,8 @@ class Group:
     def _why_not(self, run: Run, accuracy: Measured) -> str:
         if run.state != "finished":
             return "not finished"
+        if self.place is None:
+            return "a start of runs on other data"
         return "measured on other images" if accuracy.place != self.place else "of a seed that another run has"
 
     @property
@@ -155,16 +159,30 @@ def groups(runs: Iterable[Run], numbers: Sequence[Baseline], names: Mapping[Path
     return result
 
 
+def _starts_of_others(members: Sequence[Sequence[Run]]) -> set[Path]:
+    """Return the folders of runs that runs on other data start from."""
+    known = {run.folder.resolve(): run for runs in members for run in runs}
+    found = set()
+    for run in known.values():
+        place = None if run.init is None else origins.place(run.folder, run.init)
+        start = None if place is None else known.get(place.resolve())
+        if start is not None and start.data != run.data:
+            found.add(start.folder.resolve())
+    return found
+
+
 def _where(run: Run) -> tuple[str, int | None]:
     return run.data, run.labels
 
 
 def _places(members: Sequence[Sequence[Run]]) -> dict[tuple[str, int | None], tuple[str, str, str]]:
     """Return the images on which most finished runs of the same data and labels were measured; test images first."""
+    starts = _starts_of_others(members)
+    rivals = {_where(run) for runs in members for run in runs if run.folder.resolve() not in starts}
     votes: dict[tuple[str, int | None], Counter[tuple[str, str, str]]] = {}
     for run in (run for runs in members for run in runs if run.state == "finished"):
         accuracy = run.accuracy()
-        if accuracy is not None:
+        if accuracy is not None and _where(run) in rivals:
             votes.setdefault(_where(run), Counter())[accuracy.place] += 1
     return {where: max(count, key=lambda place: (place[0] == "test", count[place])) for where, count in votes.items()}
 

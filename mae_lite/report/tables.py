@@ -69,7 +69,7 @@ def results(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
             rows.append([
                 Cell(run.name, run.name, colours[group.label]),
                 Cell(group.label, group.label),
-                Cell("all" if run.labels is None else str(run.labels), run.labels or math.inf),
+                _labels(run.labels, run),
                 Cell(str(run.seed), run.seed),
                 Cell(run.state, run.state),
                 Cell(_progress(step, total), float(step or 0)),
@@ -79,6 +79,13 @@ def results(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
             ])  # fmt: skip
     header = ["run", "recipe", "labels", "seed", "state", "updates", "last loss", "top-1, %", "measured on"]
     return Table("runs", "Runs", header, rows)
+
+
+def _labels(count: int | None, run: Run) -> Cell:
+    """Return the labels per class that a run learns from."""
+    if not run.supervised:
+        return Cell("none", 0.0)
+    return Cell("all" if count is None else str(count), count or math.inf)
 
 
 def _progress(step: int | None, total: int | None) -> str:
@@ -101,10 +108,9 @@ def costs_of(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
         use = None if recipe is None else costs.forward_gflops(recipe.encoder)
         train = None if recipe is None else costs.step_gflops(recipe)
         device = str(group.runs[0].starts[-1].get("device", "")) if group.runs[0].starts else ""
-        labels = "all" if group.labels is None else str(group.labels)
         rows.append([
             Cell(group.label, group.label, colours[group.label]),
-            Cell(labels, group.labels or math.inf),
+            _labels(group.labels, group.runs[0]),
             _number(parameters, "{:.2f}"),
             _number(use, "{:.3g}"),
             _number(train, "{:.3g}"),

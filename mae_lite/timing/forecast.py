@@ -9,6 +9,7 @@ import torch
 
 from mae_lite import advice, config, costs, inputs
 from mae_lite.data.sources import at_hand, usable_cpus
+from mae_lite.engine import loop
 from mae_lite.engine.optim import LearningRate
 from mae_lite.engine.ranks import free_memory_bytes, peak_memory_mb
 from mae_lite.timing import rates
@@ -37,6 +38,7 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     resident, gpu = setting.job.loading == "resident", setting.device.type != "cpu"
     apart = gpu and not resident  # reading and learning have processors of their own
     rate = min(reading, step) if apart else 1 / (1 / reading + 1 / step)
+    validation = _validation(setting, order.steps_per_epoch, updates)
     available = _available_mb(setting.device)
     room = available * _SPARE - (memory - per_image * setting.batch)
     return {
@@ -47,7 +49,8 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
         "global_batch_size": order.global_batch_size,
         "images": images,
         "gflop": images * costs.step_gflops(recipe),
-        "seconds": images / rate,
+        "seconds": images / rate + validation["seconds"],
+        "validation": validation,
         "images_per_second": {"reading": reading, "step": step, "together": rate},
         "probed_batch": setting.batch,
         "memory_mb": memory,
@@ -68,6 +71,15 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
             cpus=usable_cpus(),
         ),
     }
+
+
+def _validation(setting: rates.Setting, steps_per_epoch: int, updates: int) -> dict[str, Any]:
+    """Return what measuring the validation images takes, all times together."""
+    if setting.held_out is None:
+        return {"images": 0, "times": 0, "seconds": 0.0}
+    every = setting.job.runtime.validate_every_epochs * steps_per_epoch
+    times = loop.times_due(every, updates)
+    return {"images": len(setting.held_out), "times": times, "seconds": times * rates.validation_seconds(setting)}
 
 
 def _pack_side(recipe: config.Recipe) -> int:
@@ -110,10 +122,8 @@ def _available_mb(device: torch.device) -> float:
 
 def as_text(found: dict[str, Any]) -> str:
     """Return lines for people."""
-    together, step, reading = (found["images_per_second"][name] for name in ("together", "step", "reading"))
     largest = found["largest_micro_batch"]
-    fits = "" if largest is None else f"; about {largest:,} would fit into {found['memory_mb_available'] / 1e3:.0f} GB"
-    disk = found["checkpoint_mb"] * found["checkpoints_kept"]
+    fits = "" if largest is None else f"; about {largest:,} would fit into {_size(found['memory_mb_available'])}"
     keeping = found["workers_that_keep_up"]
     enough = f"{keeping} would keep up with the step" + (
         f", of {found['cpus']} CPUs" if keeping <= found["cpus"] else f"; there are {found['cpus']} CPUs"
@@ -121,11 +131,27 @@ def as_text(found: dict[str, Any]) -> str:
     lines = [
         f"{found['recipe']} on {found['data']}; {found['device']}",
         f"  updates   {found['updates']:,} of {found['global_batch_size']:,} images",
-        f"  time      {clock(found['seconds'])} at {together:,.0f} images/s (step {step:,.0f}, "
-        f"reading {reading:,.0f}); probes and validation come on top",
-        f"  memory    {found['memory_mb'] / 1e3:.1f} GB with {found['probed_batch']} images in a forward pass{fits}",
-        f"  disk      {disk / 1e3:.2f} GB of checkpoints; a pack of {found['pack_side']}-px pixels would take "
-        f"{found['pack_mb'] / 1e3:.1f} GB",
+        f"  time      {_time(found)}",
+        f"  memory    {_size(found['memory_mb'])} with {found['probed_batch']} images in a forward pass{fits}",
+        f"  disk      {_size(found['checkpoint_mb'] * found['checkpoints_kept'])} of checkpoints; a pack of "
+        f"{found['pack_side']}-px pixels would take {_size(found['pack_mb'])}",
         f"  workers   {found['workers']}; {enough}",
     ]
     return "\n".join([*lines, *([found["advice"]] if found["advice"] else [])])
+
+
+def _time(found: dict[str, Any]) -> str:
+    together, step, reading = (found["images_per_second"][name] for name in ("together", "step", "reading"))
+    rates_of = f"{together:,.0f} images/s (step {step:,.0f}, reading {reading:,.0f})"
+    look = found["validation"]
+    if not look["times"]:
+        return f"{clock(found['seconds'])} at {rates_of}; probes come on top"
+    often = f"looking at {look['images']:,} validation images {look['times']:,} times"
+    return (
+        f"{clock(found['seconds'])}: {clock(found['seconds'] - look['seconds'])} of training at {rates_of}, "
+        f"{clock(look['seconds'])} of {often}"
+    )
+
+
+def _size(megabytes: float) -> str:
+    return f"{megabytes / 1e3:.1f} GB" if megabytes >= 1000 else f"{megabytes:.3g} MB"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from mae_lite import config, inputs, recipes, training
+from mae_lite import config, inputs, probing, recipes, training
 from mae_lite.data import images
 from mae_lite.data.batch import Batch
-from mae_lite.data.sources import Source
+from mae_lite.data.sources import Source, subset
 from mae_lite.engine import loop
 from mae_lite.engine.meter import Waited
 from mae_lite.engine.ranks import start_fabric
@@ -26,6 +26,8 @@ FOLDER = Path("runs") / "bench"
 """Where unreadable images are listed; nothing else is written."""
 _BATCH = {"cuda": 1024}
 _BATCH_ELSEWHERE = 64
+_VALIDATED = 256, 1024
+"""Images of the two parts that are measured, at most."""
 
 
 @dataclass
@@ -36,6 +38,8 @@ class Setting:
     source: Source
     workers: int
     teacher: Teacher | None
+    held_out: Source | None
+    """Validation images."""
 
     @property
     def batch(self) -> int:
@@ -65,7 +69,7 @@ def open_setting(
     """
     if runtime.devices > 1:
         raise ConfigError("devices", found=str(runtime.devices), expected="1: one device is timed", fix="--devices 1")
-    source = inputs.images(recipe, runtime)[0] if like is None else like.source
+    source, held_out = inputs.images(recipe, runtime) if like is None else (like.source, like.held_out)
     teacher = load_teacher(recipe, runtime.teacher) if like is None else like.teacher
     fabric = start_fabric(recipe, runtime)
     whole = inputs.plan(recipe, runtime, fabric, len(source)).micro_batch_size
@@ -75,7 +79,7 @@ def open_setting(
     job, _ = training.assemble(short, one_pass, fabric, StopSignals(), FOLDER, source, teacher)
     job.wrapped.train()
     reading = 0 if job.loading == "resident" else inputs.workers_of(runtime, source, fabric.world_size)
-    return Setting(job, source, reading, teacher)
+    return Setting(job, source, reading, teacher, held_out)
 
 
 def reading_rate(setting: Setting, seconds: float) -> float:
@@ -98,6 +102,27 @@ def together_rate(setting: Setting, seconds: float) -> tuple[float, float]:
     start = time.perf_counter()
     rate = setting.batch * _updates_per_second(setting, batches, seconds)
     return rate, batches.read() / (time.perf_counter() - start)
+
+
+def validation_seconds(setting: Setting) -> float:
+    """Return how long it takes to measure all validation images once; many are reckoned from two parts of them.
+
+    What does not grow with their number, such as starting the processes that read, counts once.
+    """
+    held_out, job = setting.held_out, setting.job
+    if held_out is None:
+        return 0.0
+    model = job.ema.module if job.ema is not None else job.method
+
+    def timed(images: int) -> float:
+        validate = probing.probes(job, setting.source, subset(held_out, range(images)))[0].measure
+        return 1 / _per_second(lambda: validate(0, model.encoder), 0.0, setting.device)
+
+    few, some = (min(len(held_out), number) for number in _VALIDATED)
+    if some == few:
+        return timed(some)
+    begin, end = timed(few), timed(some)
+    return end + (len(held_out) - some) * max(end - begin, 0.0) / (some - few)
 
 
 def decode_rate(source: Source, recipe: config.Recipe, seconds: float) -> float:
