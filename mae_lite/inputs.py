@@ -20,6 +20,8 @@ from mae_lite.data.windows import Windows
 from mae_lite.errors import ConfigError, DataError
 
 _log = logging.getLogger(__name__)
+EVALUATION_BATCH = 256
+"""Images that are read together where nothing is learned from them."""
 _MICRO_LIMIT = {"cpu": 256, "mps": 256, "cuda": 1024}
 
 
@@ -211,7 +213,7 @@ def in_order(
     loader = evaluation_loader(
         source,
         EvalTransform(recipe.augmentation, recipe.encoder.image_size, recipe.encoder.channels),
-        batch_size=256,
+        batch_size=EVALUATION_BATCH,
         channels=recipe.encoder.channels,
         reading=recipe.reading,
         workers=workers_of(runtime, source, ranks),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ _PICTURES = 8
 def probes(job: Job, train: Source, held_out: Source | None) -> tuple[Probe, ...]:
     """Return the probes of a run; those that write files on the first rank only."""
     if isinstance(job.recipe.method, config.Supervised):
-        return () if held_out is None else (_validation(job, held_out),)
+        return () if held_out is None else (validation(job, held_out, job.folder),)
     every = rhythm(job.recipe, job.runtime, len(train))
     found = []
     if job.runtime.probe_images and math.isfinite(every):
@@ -62,14 +63,15 @@ def _near(train: Source, images: int, seed: int) -> Source:
     return train if train.windows is None else subset(train, train.windows.few(seed, images))
 
 
-def _validation(job: Job, source: Source) -> Probe:
+def validation(job: Job, source: Source, folder: Path | None) -> Probe:
+    """Return the probe that counts what is recognised of ``source``; bad images are listed in ``folder``, if any."""
     recipe, fabric = job.recipe, job.fabric
     augmentation = recipe.augmentation
     ranks = {"ranks": fabric.world_size, "rank": fabric.global_rank}
 
     def validate(step: int, model: Any) -> dict[str, float]:
         del step
-        batches = inputs.in_order(recipe, job.runtime, source, job.folder, **ranks)
+        batches = inputs.in_order(recipe, job.runtime, source, folder, **ranks)
         mean, std = augmentation.mean, augmentation.std
         result = measure(model, batches, len(source.classes or ()), device=fabric.device, mean=mean, std=std)
         return {"val_top1": result.top1, "val_macro": result.macro}

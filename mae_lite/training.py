@@ -77,12 +77,13 @@ def run(recipe: config.Recipe, runtime: config.Runtime, images: Source | None = 
         folder = Path(runtime.out) if runtime.out else rundir.default_folder(recipe, runtime, weights, taught)
         train, held_out = inputs.images(recipe, runtime, images)
         fabric = start_fabric(recipe, runtime)
-        inputs.plan(recipe, runtime, fabric, len(train), train.windows)  # what does not fit leaves no folder behind
         ranks = fabric.global_rank, fabric.world_size
         with Peers(*ranks, fabric.barrier, partial(ending.remaining, folder)) as peers:
             with peers.together():
-                if runtime.init is not None and not rundir.checkpoints(folder):
-                    check_initial(recipe, len(train.classes or ()), runtime.init, runtime.allow_missing)
+                if not rundir.checkpoints(folder):  # what does not fit leaves no folder behind
+                    inputs.plan(recipe, runtime, fabric, len(train), train.windows)
+                    if runtime.init is not None:
+                        check_initial(recipe, len(train.classes or ()), runtime.init, runtime.allow_missing)
                 description = rundir.describe(recipe, runtime, train.classes, train.fingerprint(), weights, taught)
                 peak = partial(peak_memory_mb, fabric.device)
                 opened = partial(rundir.RunDir, folder, description, peak, runtime.override, train.changes_since)

@@ -409,6 +409,7 @@ def test_which_part_was_taken_unasked_is_said(finished: dict[str, Path], caplog:
     with caplog.at_level(logging.INFO):
         predicted(finished["grey"], "digits", top=1)
         predicted(finished["grey"], "digits", split="test", top=1)
+        predicted(finished["grey"], "digits#train", top=1)
         predicted(finished["colour"], finished["labelled"])
     said = [message for message in caplog.messages if "--split" in message]
     assert said == ["digits is divided: these are its test images; --split takes others"]

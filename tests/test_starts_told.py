@@ -49,6 +49,7 @@ def test_all_that_differs_is_said_when_heads_do(small: str, tmp_path: Path) -> N
     for encoder, what, found in (
         ({"width": 32, "num_heads": 4}, "has another encoder", "width 16, num heads 2"),
         ({"num_heads": 4}, "was trained with another number of attention heads", "2"),
+        ({"num_heads": 4, "image_size": 16}, "was trained with another number of attention heads", "2"),
     ):
         tuned = recipes.derive(toy.classifier(start="pretrained"), encoder=encoder)
         with pytest.raises(CheckpointError) as caught:

@@ -6,18 +6,20 @@ import json
 import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mae_lite import costs, recipes, training
+from mae_lite import costs, probing, recipes, training
 from mae_lite.advice import Starving, when_starved
 from mae_lite.cli import main
 from mae_lite.config import Recipe
 from mae_lite.data.sources import Source, subset
 from mae_lite.engine import loop
 from mae_lite.errors import ConfigError
+from mae_lite.evaluation import accuracy
 from mae_lite.rundir import checkpoints, read_rows
 from mae_lite.timing import bench, forecast, rates
 from mae_lite.timing.clock import clock
@@ -95,37 +97,68 @@ def test_validation_is_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
     found = forecast.forecast(recipe, toy.runtime(Path("unused"), validate_every_epochs=3), 0.0)
     assert found["validation"] == {"images": 136, "times": 4, "seconds": 240.0}
     assert found["seconds"] == pytest.approx(found["images"] / 75 + 240)
+    assert not found["probes"]
     said = forecast.as_text(found)
     assert "3 min of training at 75 images/s" in said and "4 min of looking at 136 validation images 4 times" in said
 
 
 @pytest.mark.parametrize(
-    ("images", "measured", "expected"), [(200, [200], 3.0), (1000, [256, 1000], 11.0), (2048, [256, 1024], 1 + 20.48)]
+    ("workers", "images", "seconds", "measured", "expected"),
+    [
+        (0, 200, 9.0, [1, 200], 3.0),  # all of a few
+        (0, 700, 9.0, [1, 256, 700], 7.0),
+        (0, 25_600, 9.0, [1, 256, 768], 201.0),  # a second to start, and two for each batch
+        (4, 25_600, 9.0, [1, 1024, 3072], 51.0),  # of which four are made at once
+        (4, 25_600, 2.0, [1, 1024], 3.0 * 25),  # a part takes long, so that one is enough
+    ],
 )
 def test_many_validation_images_are_reckoned_from_parts(
-    images: int, measured: list[int], expected: float, monkeypatch: pytest.MonkeyPatch
+    workers: int, images: int, seconds: float, measured: list[int], expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second whatever their number, and a hundredth for each."""
-    setting = rates.open_setting(toy.classifier(validation_fraction=0.1), toy.runtime(Path("unused")))
+    recipe = toy.classifier(validation_fraction=0.1)
+    setting = rates.open_setting(recipe, toy.runtime(Path("unused"), workers=workers))
     assert setting.held_out is not None
     setting.held_out = subset(setting.held_out, np.arange(images) % len(setting.held_out))
-    sizes = list[int]()
+    sizes, now = list[int](), [0.0]
 
-    def probes(_job: loop.Job, _train: Source, held_out: Source) -> list[loop.Probe]:
-        sizes.append(len(held_out))
-        return [loop.Probe(lambda *_: {}, 1.0)]
+    def validation(_job: loop.Job, part: Source, folder: Path | None) -> loop.Probe:
+        assert folder is None  # bad images of a part say nothing of the whole
+        sizes.append(len(part))
 
-    monkeypatch.setattr("mae_lite.probing.probes", probes)
-    monkeypatch.setattr(rates, "_per_second", lambda *_: 1 / (1 + sizes[-1] / 100))
-    assert rates.validation_seconds(setting) == pytest.approx(expected)
+        def measure(*_: Any) -> dict[str, float]:
+            now[0] += 1 + 2 * math.ceil(math.ceil(len(part) / 256) / max(workers, 1))
+            return {}
+
+        return loop.Probe(measure, 1.0)
+
+    monkeypatch.setattr("mae_lite.probing.validation", validation)
+    monkeypatch.setattr(rates, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert rates.validation_seconds(setting, seconds) == pytest.approx(expected)
     assert sizes == measured
 
 
-def test_validation_is_timed_on_the_model_of_the_run() -> None:
+def test_what_is_validated_for_a_forecast_is_the_model_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = rates.open_setting(toy.classifier(ema_decay=0.9, validation_fraction=0.1), toy.runtime(Path("unused")))
-    assert rates.validation_seconds(setting) > 0
+    seen, measure = list[Any](), accuracy.measure
+
+    def watched(model: Any, *rest: Any, **named: Any) -> Any:
+        seen.append(model)
+        return measure(model, *rest, **named)
+
+    monkeypatch.setattr(probing, "measure", watched)
+    assert rates.validation_seconds(setting, 1.0) > 0
+    assert setting.job.ema is not None and all(model is setting.job.ema.module.encoder for model in seen) and seen
     without = rates.open_setting(toy.mae(), toy.runtime(Path("unused")))
-    assert without.held_out is None and rates.validation_seconds(without) == 0
+    assert without.held_out is None and rates.validation_seconds(without, 1.0) == 0
+
+
+@pytest.mark.parametrize("every", [1.0, 1.5, 0.4])
+def test_a_run_validates_as_often_as_was_forecast(tmp_path: Path, every: float) -> None:
+    recipe = toy.classifier(validation_fraction=0.1)
+    runtime = toy.runtime(tmp_path / "run", validate_every_epochs=every)
+    found = forecast.forecast(recipe, runtime, 0.0)
+    training.run(recipe, runtime)
+    assert found["validation"]["times"] == sum("val_top1" in row for row in read_rows(tmp_path / "run")) > 0
 
 
 @pytest.mark.parametrize(("every", "end"), [(1.0, 5), (2.5, 10), (2.5, 11), (0.4, 3), (100.0, 7), (21.0, 63)])

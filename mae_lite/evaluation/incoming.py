@@ -51,17 +51,18 @@ class Incoming:
 
     def shape_flags(self, other: config.Encoder | config.Swin) -> str:
         """Return the flags that give ``other`` this run's encoder; "" where it has its shape, or it is not known."""
-        differ = self.differences(other)
-        if list(differ) == ["image_size"]:  # positions are made for any size
-            return ""
-        return " ".join(f"--encoder.{name.replace('_', '-')} {ours}" for name, (ours, _) in differ.items())
+        differ = self.differences(other).items()
+        return " ".join(f"--encoder.{name.replace('_', '-')} {ours}" for name, (ours, _) in differ)
 
     def differences(self, other: config.Encoder | config.Swin) -> dict[str, tuple[int, int]]:
         """Return what of this run's encoder differs from ``other``, as (this, other) by setting; empty if unknown."""
         if self.encoder is None or not isinstance(other, config.Encoder):
             return {}
         both = {name: (getattr(self.encoder, name), getattr(other, name)) for name in _SHAPE}
-        return {name: (ours, others) for name, (ours, others) in both.items() if ours != others}
+        differ = {name: (ours, others) for name, (ours, others) in both.items() if ours != others}
+        if "patch_size" not in differ:  # positions are made for any size of images
+            differ.pop("image_size", None)
+        return differ
 
 
 def read(source: str, prefix: str = "", flag: str = "") -> Incoming:

@@ -126,7 +126,7 @@ def images_of(words: Sequence[str], split: Split | None, lines: Iterable[str] = 
         and (is_data_set(alone) or (split is not None and Path(alone).expanduser().is_dir()))
     ):
         source = open_source(alone, split or "test", strict=split is not None)
-        if split is None and source.split is not None:
+        if split is None and source.split is not None and "#" not in alone:
             _log.info("%s is divided: these are its %s images; --split takes others", alone, source.split)
         return source
     if split is not None:

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mae_lite.report import origins
@@ -75,8 +75,8 @@ class Group:
     runs: tuple[Run, ...]
     numbers: tuple[Baseline, ...] = ()
     place: tuple[str, str, str] | None = None
-    """The images that the groups of these data and labels are compared on; None where nothing was measured, and where
-    all groups are what runs on other data start from: what they do on their own classes is another question."""
+    """The images that the groups of these data and labels are compared on; None where nothing was measured, and for
+    the only one of its data where runs on other data start from it."""
 
     @property
     def counted(self) -> list[Run]:
@@ -156,19 +156,28 @@ def groups(runs: Iterable[Run], numbers: Sequence[Baseline], names: Mapping[Path
     for (name, data, count), single in opponents.items():
         label = f"{name} on {data}" if len(sets) > 1 else name
         result.append(Group(label, name, data, count, (), tuple(single)))
-    return result
+    return _without_lone_starts(result)
 
 
-def _starts_of_others(members: Sequence[Sequence[Run]]) -> set[Path]:
-    """Return the folders of runs that runs on other data start from."""
-    known = {run.folder.resolve(): run for runs in members for run in runs}
-    found = set()
-    for run in known.values():
+def _without_lone_starts(found: Sequence[Group]) -> list[Group]:
+    """Take what runs on other data start from out of the comparison, where nothing else of its data is in it.
+
+    What a pre-training with labels does on its own classes is another question than what it is worth elsewhere.
+    """
+    measured = {run.folder.resolve(): run for group in found for run in group.runs if run.accuracy() is not None}
+    starts = set()
+    for run in measured.values():
         place = None if run.init is None else origins.place(run.folder, run.init)
-        start = None if place is None else known.get(place.resolve())
+        start = None if place is None else measured.get(place.resolve())
         if start is not None and start.data != run.data:
-            found.add(start.folder.resolve())
-    return found
+            starts.add(start.folder.resolve())
+    rated = Counter(group.data for group in found if group.accuracy is not None)
+    return [
+        replace(group, place=None)
+        if rated[group.data] == 1 and any(run.folder.resolve() in starts for run in group.runs)
+        else group
+        for group in found
+    ]
 
 
 def _where(run: Run) -> tuple[str, int | None]:
@@ -177,12 +186,10 @@ def _where(run: Run) -> tuple[str, int | None]:
 
 def _places(members: Sequence[Sequence[Run]]) -> dict[tuple[str, int | None], tuple[str, str, str]]:
     """Return the images on which most finished runs of the same data and labels were measured; test images first."""
-    starts = _starts_of_others(members)
-    rivals = {_where(run) for runs in members for run in runs if run.folder.resolve() not in starts}
     votes: dict[tuple[str, int | None], Counter[tuple[str, str, str]]] = {}
     for run in (run for runs in members for run in runs if run.state == "finished"):
         accuracy = run.accuracy()
-        if accuracy is not None and _where(run) in rivals:
+        if accuracy is not None:
             votes.setdefault(_where(run), Counter())[accuracy.place] += 1
     return {where: max(count, key=lambda place: (place[0] == "test", count[place])) for where, count in votes.items()}
 

@@ -83,7 +83,7 @@ def results(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
 
 def _labels(count: int | None, run: Run) -> Cell:
     """Return the labels per class that a run learns from."""
-    if not run.supervised:
+    if not run.supervised and run.raw.get("method"):
         return Cell("none", 0.0)
     return Cell("all" if count is None else str(count), count or math.inf)
 

@@ -38,8 +38,8 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     resident, gpu = setting.job.loading == "resident", setting.device.type != "cpu"
     apart = gpu and not resident  # reading and learning have processors of their own
     rate = min(reading, step) if apart else 1 / (1 / reading + 1 / step)
-    validation = _validation(setting, order.steps_per_epoch, updates)
     available = _available_mb(setting.device)
+    validation = _validation(setting, order.steps_per_epoch, updates, seconds)
     room = available * _SPARE - (memory - per_image * setting.batch)
     return {
         "recipe": recipe.name,
@@ -51,6 +51,7 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
         "gflop": images * costs.step_gflops(recipe),
         "seconds": images / rate + validation["seconds"],
         "validation": validation,
+        "probes": not isinstance(recipe.method, config.Supervised),
         "images_per_second": {"reading": reading, "step": step, "together": rate},
         "probed_batch": setting.batch,
         "memory_mb": memory,
@@ -73,13 +74,14 @@ def forecast(recipe: config.Recipe, runtime: config.Runtime, seconds: float) -> 
     }
 
 
-def _validation(setting: rates.Setting, steps_per_epoch: int, updates: int) -> dict[str, Any]:
+def _validation(setting: rates.Setting, steps_per_epoch: int, updates: int, seconds: float) -> dict[str, Any]:
     """Return what measuring the validation images takes, all times together."""
     if setting.held_out is None:
         return {"images": 0, "times": 0, "seconds": 0.0}
     every = setting.job.runtime.validate_every_epochs * steps_per_epoch
     times = loop.times_due(every, updates)
-    return {"images": len(setting.held_out), "times": times, "seconds": times * rates.validation_seconds(setting)}
+    each = rates.validation_seconds(setting, seconds)
+    return {"images": len(setting.held_out), "times": times, "seconds": times * each}
 
 
 def _pack_side(recipe: config.Recipe) -> int:
@@ -145,13 +147,13 @@ def _time(found: dict[str, Any]) -> str:
     rates_of = f"{together:,.0f} images/s (step {step:,.0f}, reading {reading:,.0f})"
     look = found["validation"]
     if not look["times"]:
-        return f"{clock(found['seconds'])} at {rates_of}; probes come on top"
-    often = f"looking at {look['images']:,} validation images {look['times']:,} times"
+        return f"{clock(found['seconds'])} at {rates_of}{'; probes come on top' if found['probes'] else ''}"
+    often = "once" if look["times"] == 1 else f"{look['times']:,} times"
     return (
         f"{clock(found['seconds'])}: {clock(found['seconds'] - look['seconds'])} of training at {rates_of}, "
-        f"{clock(look['seconds'])} of {often}"
+        f"{clock(look['seconds'])} of looking at {look['images']:,} validation images {often}"
     )
 
 
 def _size(megabytes: float) -> str:
-    return f"{megabytes / 1e3:.1f} GB" if megabytes >= 1000 else f"{megabytes:.3g} MB"
+    return f"{megabytes / 1e3:.1f} GB" if megabytes >= 999.5 else f"{megabytes:.3g} MB"

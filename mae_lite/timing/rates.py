@@ -26,8 +26,6 @@ FOLDER = Path("runs") / "bench"
 """Where unreadable images are listed; nothing else is written."""
 _BATCH = {"cuda": 1024}
 _BATCH_ELSEWHERE = 64
-_VALIDATED = 256, 1024
-"""Images of the two parts that are measured, at most."""
 
 
 @dataclass
@@ -104,24 +102,36 @@ def together_rate(setting: Setting, seconds: float) -> tuple[float, float]:
     return rate, batches.read() / (time.perf_counter() - start)
 
 
-def validation_seconds(setting: Setting) -> float:
-    """Return how long it takes to measure all validation images once; many are reckoned from two parts of them.
+def validation_seconds(setting: Setting, seconds: float) -> float:
+    """Return how long it takes to measure all validation images once; many are reckoned from a part, or from two.
 
-    What does not grow with their number, such as starting the processes that read, counts once.
+    Each process that reads makes whole batches, so that the parts are a batch of each, and three. The difference has
+    nothing of what does not grow, such as starting the processes; where a part takes more than ``seconds``, that is
+    little, and the part is enough.
     """
     held_out, job = setting.held_out, setting.job
     if held_out is None:
         return 0.0
     model = job.ema.module if job.ema is not None else job.method
+    readers = max(inputs.workers_of(job.runtime, held_out, 1), 1)
 
     def timed(images: int) -> float:
-        validate = probing.probes(job, setting.source, subset(held_out, range(images)))[0].measure
-        return 1 / _per_second(lambda: validate(0, model.encoder), 0.0, setting.device)
+        part = subset(held_out, range(min(images, len(held_out))))
+        validate = probing.validation(job, part, None).measure  # bad images are the run's to count
+        _wait(setting.device)
+        start = time.perf_counter()
+        validate(0, model.encoder)
+        return time.perf_counter() - start
 
-    few, some = (min(len(held_out), number) for number in _VALIDATED)
-    if some == few:
-        return timed(some)
-    begin, end = timed(few), timed(some)
+    few = readers * inputs.EVALUATION_BATCH
+    timed(1)  # whatever is done but once
+    begin = timed(few)
+    if few >= len(held_out):
+        return begin
+    if begin > seconds:
+        return begin * len(held_out) / few
+    some = min(3 * few, len(held_out))
+    end = timed(some)
     return end + (len(held_out) - some) * max(end - begin, 0.0) / (some - few)
 
 
