@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from mae_lite import config, costs, recipes
 from mae_lite.data.loader import Batch, to_device
 from mae_lite.data.plan import Plan
-from mae_lite.engine import loop
+from mae_lite.engine import compiling, loop
 from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
 from mae_lite.engine.ranks import start_fabric
 from mae_lite.engine.signals import StopSignals
@@ -66,7 +66,7 @@ def ours(recipe: config.Recipe, compiled: bool = False) -> Step:
     runtime = config.Runtime(data="bytes in memory", accelerator="cpu")
     fabric = start_fabric(recipe, runtime)
     method = build(recipe, 0)
-    trained: Any = torch.compile(method, dynamic=False) if compiled else method
+    trained = compiling.compiled(method, CPU) if compiled else method
     wrapped, optimizer = fabric.setup(trained, build_optimizer(method, recipe))
     wrapped.train()
     steps, rate, decay = itertools.count(), LearningRate.of(recipe, 1), WeightDecay.of(recipe, 1)
@@ -187,6 +187,8 @@ def memory_mb(name: str, recipe: config.Recipe, batch: int) -> float:
     step, images = MAKERS[name](recipe), bytes_of(recipe, batch)
     step(images[:1])  # loads code, and makes the optimiser's state
     before = _resident_mb("VmRSS")
+    if name == COMPILED:
+        step(images)  # compiles for this batch, which takes memory that no later step does
     Path("/proc/self/clear_refs").write_text("5")  # the highest size starts anew
     step(images)
     return _resident_mb("VmHWM") - before
@@ -208,16 +210,22 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def over(speeds: dict[str, list[float]], name: str) -> dict[str, float]:
+    """Return the median over rounds of how many times as fast as each other contestant ``name`` is."""
+    return {
+        other: statistics.median(own / its for own, its in zip(speeds[name], found, strict=True))
+        for other, found in speeds.items()
+        if other != name
+    }
+
+
 def summary(speeds: dict[str, list[float]], rates: list[float], gflops: float) -> dict[str, Any]:
     """Return medians, ratios of ours to each of the others, and our share of the limit."""
     limits = [rate / 1e9 / gflops for rate in rates]
     return {
         "images_per_second": {name: statistics.median(found) for name, found in speeds.items()},
-        "ours_over": {
-            name: statistics.median(own / other for own, other in zip(speeds[OURS], found, strict=True))
-            for name, found in speeds.items()
-            if name != OURS
-        },
+        "ours_over": over(speeds, OURS),
+        **({"compiled_over": over(speeds, COMPILED)} if COMPILED in speeds else {}),
         "matrix_gflops_per_second": statistics.median(rates) / 1e9,
         "step_gflops_per_image": gflops,
         "share_of_limit": statistics.median(own / most for own, most in zip(speeds[OURS], limits, strict=True)),
@@ -242,19 +250,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(memory_mb(options.memory_of, recipe, options.batch))
         return
     alone = [sys.executable, __file__, *words, "--memory-of"]
-    names = contestants(compiled=False)  # a step of one image, which goes before, would leave compiling for later
+    names = contestants(options.compiled)
     memory = {name: float(subprocess.check_output([*alone, name], text=True).split()[-1]) for name in names}
     result = summary(*race(recipe, options), costs.step_gflops(recipe)) | {
         "memory_mb": memory,
         "memory_over": {name: memory[OURS] / value for name, value in memory.items() if name != OURS},
+        "compiled_memory_over": {
+            name: memory[COMPILED] / value for name, value in memory.items() if name != COMPILED and COMPILED in memory
+        },
         "skipped": {name: f"{package} is not installed" for name, package in NEEDS.items() if name not in memory},
         "profile": shares(ours(recipe), bytes_of(recipe, options.batch), options.updates),
         "batch": options.batch,
         "hardware": hardware(),
         "command": ["python", "benchmarks/steps.py", *words],
     }
-    for key in ("images_per_second", "ours_over", "share_of_limit", "memory_mb", "memory_over", "skipped", "profile"):
-        print(key, json.dumps(result[key], indent=1))
+    for key, found in result.items():
+        print(key, json.dumps(found, indent=1))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -22,6 +22,7 @@ from mae_lite.data.sources import Source, at_hand, usable_cpus
 from mae_lite.display import display
 from mae_lite.engine import checkpoint, loop
 from mae_lite.engine.checkpoint import Progress
+from mae_lite.engine.compiling import compiled
 from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
 from mae_lite.engine.peers import Peers
 from mae_lite.engine.ranks import on_rank_zero, peak_memory_mb, start_fabric
@@ -175,7 +176,7 @@ def assemble(
         load_initial(method, recipe, runtime.init, runtime.allow_missing)
     ema = _average(method, recipe, fabric.device)
     plain = build_optimizer(method, recipe)
-    wrapped, optimizer = fabric.setup(_compiled(method) if runtime.compiled else method, plain)
+    wrapped, optimizer = fabric.setup(compiled(method, fabric.device) if runtime.compiled else method, plain)
     progress = Progress() if found is None else checkpoint.restore(found[1], method, plain, ema)
     begun = None if found is None or state is not None else rundir.last_start(folder).get("loading", "workers")
     way, batches = loading.reader(recipe, runtime, train, plan, fabric, folder, begun)
@@ -205,19 +206,6 @@ def _name(source: Source, index: int) -> str:
         return source.example(index).name
     except MaeLiteError:  # it is gone since; its place says which it was
         return f"{source.name} image {index}"
-
-
-def _compiled(method: Method) -> Any:
-    """Return the method for training; ``method`` itself, with the same parameters, stays as it is for all else."""
-    compilers = [name for name in (os.environ.get("CXX", ""), "g++", "clang++") if name]
-    if not any(Path(folder, name).is_file() for folder in os.get_exec_path() for name in compilers):
-        raise ConfigError(
-            "compiled",
-            found=f"none of the C++ compilers {', '.join(compilers)}",
-            expected="one that torch.compile can use",
-            fix="install g++, or drop --compiled",
-        )
-    return torch.compile(method, dynamic=False)
 
 
 def _watch(job: loop.Job, train: Source) -> Starving | None:

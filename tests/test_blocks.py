@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func  # type: ignore[import-untyped]
 from timm.models.vision_transformer import Block
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils.flop_counter import FlopCounterMode
 
 from mae_lite.methods.mae import patchify, unpatchify
@@ -43,6 +45,22 @@ def test_blocks_compute_the_same_bits(settings: dict[str, Any]) -> None:
     found = outcome(model, run_blocks(model, given), given)
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("count", "fused"), [(7, False), (120, True)])
+def test_compiled_attention_of_few_tokens_is_matrix_products(count: int, fused: bool) -> None:
+    model, given = blocks(), tokens(count=count).requires_grad_()
+    seen: set[str] = set()
+
+    def note(graph: Any, _: Any) -> Any:
+        seen.update(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(fw_compiler=note)
+    found = outcome(model, torch.compile(run_blocks, backend=backend, dynamic=False)(model, given), given)
+    for one, other in zip(found, outcome(model, model(given), given), strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
+    assert any("flash_attention" in name for name in seen) == fused
 
 
 def test_blocks_remember_less_and_multiply_no_more() -> None:
