@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--compiled", action="store_true", help="measure our step compiled, too: a minute more")
     parser.add_argument("--tiny", action="store_true", help="sizes of a dry run: the numbers mean nothing")
     parser.add_argument("--memory-of", choices=tuple(MAKERS), help="measure its memory alone, and print it")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/steps.json"))
+    parser.add_argument("--out", type=Path, help="default: benchmarks/results/steps.json, or steps_compiled.json")
     words = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
@@ -266,8 +266,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     for key, found in result.items():
         print(key, json.dumps(found, indent=1))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    out = options.out or Path(f"benchmarks/results/steps{'_compiled' * options.compiled}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -129,7 +129,8 @@ def cost(content: Mapping[str, Any]) -> list[str]:
     machine, hours = content["hardware"], content["core_seconds"] / 3600
     where = f"{machine['cpus']} cores of {machine['model']}"
     trained = f"{content['runs']} runs of pre-training and fine-tuning, {hours:.1f} hours of one core"
-    return [f"`{' '.join(content['command'])}`, {where}: {trained}; measuring, `layers` and analyses come on top."]
+    above = "measuring, `layers` and analyses come" if content["kept"] else "measuring and analyses come"
+    return [f"`{' '.join(content['command'])}`, {where}: {trained}; {above} on top."]
 
 
 def beside_the_paper(content: Mapping[str, Any]) -> list[str]:

@@ -210,7 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = trials(built)
     planned = forecast.of_stages(study, list(wanted.values()))
     if options.dry_run:
-        print(forecast.as_text(study, planned, options.processes, f"{study.images:,} training images"))
+        images = f"{study.images:,} training images"
+        print(forecast.Plan(study, planned, options.processes, images).as_text())
         return 0
     ended = Pool(options.processes, options.root / "search-logs").run(forecast.in_order(planned))
     broken = {name: code for name, code in ended.failed.items() if code != NumericsError.exit_code}

@@ -276,3 +276,5 @@ class DemoOptions(config.Config):
     """Shorter pre-training, for a quick look."""
     finetune_steps: int | None = Field(None, ge=1)
     """Shorter fine-tuning, for a quick look."""
+    json_output: bool = False
+    """Print JSON instead of a table (also --json)."""

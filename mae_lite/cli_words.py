@@ -21,6 +21,9 @@ from mae_lite.terminal import say
 _ASKED: dict[str, Any] = {"data": "DATA", "out": "OUT", "reading": config.Reading().model_dump()}
 """What stands in a page of help for fields that have no default."""
 
+_JSON = "json_output"
+"""The field of whoever prints a table; its option is --json, too."""
+
 _MEANINGS = {
     "RUN": "a run folder, such as runs/NAME",
     "MODEL": "a run folder or a checkpoint in it; a folder that timm, Hugging Face or mae-lite convert wrote; a file\n"
@@ -67,6 +70,8 @@ def options_from(
     """
     if any(word in ("-h", "--help") for word in words):
         _help(model, prog, base)
+    if _JSON in model.model_fields:  # --json is no name for a field: models of pydantic have a method of that name
+        words = ["--json-output" if word == "--json" else word for word in words]
     return overrides.build(model, overrides.parse(words, model, base))
 
 
@@ -143,7 +148,7 @@ def _explained(usage: str) -> str:
 def several(
     words: Sequence[str], name: str, usage: str, example: str, options: type[BaseModel] | None = None
 ) -> tuple[list[str], list[str]]:
-    """Return the words before the first flag, one at least, and the flags (see :func:`flags_of`).
+    """Return the words before the first flag, one at least, and those from it on.
 
     The arguments are those of :func:`positional`.
 
@@ -152,16 +157,11 @@ def several(
     """
     first, rest = positional(words, name, usage, example, options)
     count = next((place for place, word in enumerate(rest) if _is_flag(word)), len(rest))
-    return [first, *rest[:count]], flags_of(rest[count:])
+    return [first, *rest[:count]], list(rest[count:])
 
 
 def _is_flag(word: str) -> bool:
     return word.startswith("-") and word != "-"  # alone it means standard input
-
-
-def flags_of(words: Sequence[str]) -> list[str]:
-    """Return ``words`` with --json, which is no name for a field, spelled as the option is."""
-    return ["--json-output" if word == "--json" else word for word in words]
 
 
 def run_folders(words: Sequence[str], command: str, options: type[BaseModel]) -> tuple[list[Path], list[str]]:

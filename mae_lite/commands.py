@@ -18,7 +18,7 @@ from mae_lite.cli_options import (
     PrepareOptions,
     ReplayOptions,
 )
-from mae_lite.cli_words import flags_of, options_from, positional
+from mae_lite.cli_words import options_from, positional
 from mae_lite.compare_commands import layers, report, study, transfer, watch
 from mae_lite.errors import EXIT_STOPPED, ConfigError, DataError, in_line
 from mae_lite.launch import first_rank
@@ -41,7 +41,7 @@ def list_recipes(words: Sequence[str]) -> int:
     """List recipes with parameters, cost, source and the number to expect: mae-lite recipes [WORD...]."""
     asked = [word for word in words if not word.startswith("-") and word.lower() not in ("true", "false")]
     flags = [word for word in words if word not in asked]
-    options = options_from(flags_of(flags), ListOptions, "mae-lite recipes [WORD...] [--json]", {})
+    options = options_from(flags, ListOptions, "mae-lite recipes [WORD...] [--json]", {})
     known = recipes.having([word.lower() for word in asked])
     if options.json_output:
         answer([recipe.model_dump(mode="json") for recipe in known], "", as_json=True)
@@ -106,7 +106,7 @@ def replay(words: Sequence[str]) -> int:
     """Make an update again that was not finite, and say what broke it: mae-lite replay BUNDLE."""
     usage = "mae-lite replay BUNDLE [--precision fp32] [--data DATA] [--json] [--FIELD VALUE ...]"
     bundle, rest = positional(words, "the bundle", usage, "mae-lite replay runs/NAME/failed/step_10", ReplayOptions)
-    options = options_from(flags_of(rest), ReplayOptions, "mae-lite replay BUNDLE", {})
+    options = options_from(rest, ReplayOptions, "mae-lite replay BUNDLE", {})
     from mae_lite.replaying import replay as replaying
     from mae_lite.replaying import words as replay_words
 
@@ -139,14 +139,14 @@ def plan(words: Sequence[str]) -> int:
 def _timed(command: str, words: Sequence[str], model: type[overrides.ModelT]) -> overrides.ModelT:
     usage = f"mae-lite {command} RECIPE --data DATA [--seconds 5] [--json] [--FIELD VALUE ...]"
     name, rest = positional(words, "the recipe", usage, f"mae-lite {command} mae-tiny --data DATA")
-    return options_from(flags_of(rest), model, f"mae-lite {command} {name}", recipes.get(name).model_dump())
+    return options_from(rest, model, f"mae-lite {command} {name}", recipes.get(name).model_dump())
 
 
 def check(words: Sequence[str]) -> int:
     """Look at every image of a data set, list the bad ones, preview and advise: mae-lite check DATA."""
     usage = "mae-lite check DATA [--recipe mae-tiny] [--val-data DATA] [--json]"
     data, rest = positional(words, "the data set", usage, "mae-lite check photos", CheckOptions)
-    options = options_from(flags_of(rest), CheckOptions, usage, {"reading": config.Reading().model_dump()})
+    options = options_from(rest, CheckOptions, usage, {"reading": config.Reading().model_dump()})
     from mae_lite.checking import check as checking
 
     recipe = recipes.derive(recipes.get(options.recipe), reading=options.reading.model_dump())
@@ -195,7 +195,8 @@ def demo(words: Sequence[str]) -> int:
     options = options_from(words, DemoOptions, "mae-lite demo", {})
     from mae_lite import demo as road
 
-    return road.run(Path(options.out), options.processes, options.pretrain_steps, options.finetune_steps)
+    steps = options.pretrain_steps, options.finetune_steps
+    return road.run(Path(options.out), options.processes, *steps, as_json=options.json_output)
 
 
 def completion(words: Sequence[str]) -> int:

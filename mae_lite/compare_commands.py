@@ -12,7 +12,7 @@ from mae_lite.cli_options import (
     ReportOptions,
     WatchOptions,
 )
-from mae_lite.cli_words import flags_of, options_from, positional, run_folders, several
+from mae_lite.cli_words import options_from, positional, run_folders, several
 from mae_lite.compare_options import StudyOptions, TransferOptions
 from mae_lite.errors import EXIT_STOPPED, ConfigError, MaeLiteError, in_line
 from mae_lite.terminal import answer, say
@@ -25,9 +25,7 @@ def layers(words: Sequence[str]) -> int:
     run, rest = positional(words, "the pre-trained run", usage, example)
     name, rest = positional(rest, "the recipe", usage, example)
     recipe = recipes.get(name)
-    request = options_from(
-        flags_of(rest), LayersRequest, f"mae-lite layers {run} {name}", {**recipe.model_dump(), "init": run}
-    )
+    request = options_from(rest, LayersRequest, f"mae-lite layers {run} {name}", {**recipe.model_dump(), "init": run})
     for flag, given, fix in (
         ("init", request.init != run, "the run is given once"),
         ("seed", request.seed != recipe.seed, "use --seeds"),
@@ -102,10 +100,15 @@ def study(words: Sequence[str]) -> int:
         again = flags(options.model_dump(exclude={"slurm", "slurm_options"}, exclude_defaults=True).items())
         say(studying.submit(order, options.slurm_options, ("study", *named, *again, "--only-report")))
         return 0
-    if options.dry_run or options.only_report:
-        say(studying.plan(order) if options.dry_run else "\n".join(studying.only_report(order)))
+    if options.dry_run:
+        planned = studying.plan(order)
+        answer(planned.numbers(), planned.as_text(), options.json_output)
         return 0
-    return studying.run(order)
+    if options.only_report:
+        found = studying.only_report(order)
+        answer(found, studying.as_text(order, found), options.json_output)
+        return 0
+    return studying.run(order, options.json_output)
 
 
 def transfer(words: Sequence[str]) -> int:
@@ -124,7 +127,8 @@ def transfer(words: Sequence[str]) -> int:
 
     order = transferring.Order(suite, tuple(runs), Path(options.out), options.processes, options.heads)
     if options.dry_run:
-        say(transferring.plan(order))
+        planned = transferring.plan(order)
+        answer(planned.numbers(), planned.as_text(), options.json_output)
         return 0
     error: MaeLiteError | None = None
     if options.only_report:

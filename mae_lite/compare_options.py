@@ -29,6 +29,8 @@ class StudyOptions(config.Config):
     """Print every stage with its command, state, and reckoned time and disk, and do nothing."""
     only_report: bool = False
     """Write table and page of what is finished, and run nothing."""
+    json_output: bool = False
+    """Print JSON instead of a table (also --json)."""
     slurm: bool = False
     """Submit the stages to SLURM instead of carrying them out here: a job array for each round of the graph."""
     slurm_options: tuple[str, ...] = ()
@@ -40,6 +42,8 @@ class StudyOptions(config.Config):
         if len(asked) > 1:
             flags = " ".join(f"--{name.replace('_', '-')}" for name in asked)
             raise ConfigError(flags, expected="one of them", fix=f"drop all but --{asked[0].replace('_', '-')}")
+        if self.slurm and self.json_output:
+            raise ConfigError("--slurm --json-output", expected="one of them", fix="drop --json-output")
         if self.slurm_options and not self.slurm:
             raise ConfigError("--slurm-options is not read here", expected="it with --slurm", fix="add --slurm")
         return self
@@ -73,8 +77,6 @@ class TransferOptions(config.Config):
 
     @model_validator(mode="after")
     def _check(self) -> TransferOptions:
-        for one, other in (("dry_run", "only_report"), ("dry_run", "json_output")):
-            if getattr(self, one) and getattr(self, other):
-                flags = [f"--{name.replace('_', '-')}" for name in (one, other)]
-                raise ConfigError(" ".join(flags), expected="one of them", fix=f"drop {flags[1]}")
+        if self.dry_run and self.only_report:
+            raise ConfigError("--dry-run --only-report", expected="one of them", fix="drop --only-report")
         return self

@@ -24,7 +24,7 @@ from mae_lite.errors import EXIT_STOPPED, in_line
 from mae_lite.processes import Pool, stop_signals_raise
 from mae_lite.report import compose, page
 from mae_lite.report.read import BASELINES as BASELINES_FILE
-from mae_lite.terminal import say
+from mae_lite.terminal import answer, say
 
 TRAINING_IMAGES = 1346
 
@@ -38,8 +38,10 @@ class Stage:
     init: Path | None = None
 
 
-def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: int | None) -> int:
-    """Carry out all stages, print the table and write ``out/report.html``.
+def run(
+    out: Path, processes: int, pretrain_steps: int | None, finetune_steps: int | None, as_json: bool = False
+) -> int:
+    """Carry out all stages, print the table, or its numbers as JSON, and write ``out/report.html``.
 
     Returns:
         0, or 75 when it was stopped by a signal; the same command continues.
@@ -51,10 +53,10 @@ def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: i
     files.make_folder(out)
     pretraining = Stage(out / "pretrain", shortened(recipes.get("digits-mae"), pretrain_steps))
     stages = finetunings(out, pretraining.folder, finetune_steps)
-    say(f"MAE pre-training without labels ({pretraining.recipe.epochs:g} epochs) in one process, and")
-    say(f"{len(stages)} fine-tunings with {_list(LABELS)} labels per class beside and after it")
+    _tell(f"MAE pre-training without labels ({pretraining.recipe.epochs:g} epochs) in one process, and")
+    _tell(f"{len(stages)} fine-tunings with {_list(LABELS)} labels per class beside and after it")
     try:
-        with stop_signals_raise(), Pool(processes, say) as pool:
+        with stop_signals_raise(), Pool(processes, _tell) as pool:
             alone = [stage for stage in stages.values() if stage.init is None]
             pool.finish(
                 [partial(train_stage, stage) for stage in (pretraining, *alone)],
@@ -62,16 +64,20 @@ def run(out: Path, processes: int, pretrain_steps: int | None, finetune_steps: i
             )
             results = {cell: _accuracy(stage.folder) for cell, stage in stages.items()} | pool.call(baselines)
     except KeyboardInterrupt:
-        say("stopped; what was finished is kept, the same command continues")
+        _tell("stopped; what was finished is kept, the same command continues")
         return EXIT_STOPPED
-    say("\n" + demo_results.as_text(results))
+    answer(demo_results.as_values(results), f"\n{demo_results.as_text(results)}", as_json)
     files.write_json(out / BASELINES_FILE, demo_results.as_baselines(results))
     path, shown = out / "report.html", [pretraining.folder, *(stage.folder for stage in stages.values())]
     report = compose.compose(shown, demo_results.TITLE, demo_results.NOTES)
     page.write(report, path)
-    say("\n" + "\n".join(map(in_line, report.headline)))
-    say(f"The page: {in_line(path)}  ({time.monotonic() - start:.0f} s)")
+    headline = "\n".join(map(in_line, report.headline))
+    say(f"\n{headline}\nThe page: {in_line(path)}  ({time.monotonic() - start:.0f} s)", aside=as_json)
     return 0
+
+
+def _tell(line: str) -> None:
+    say(line, aside=True)
 
 
 def finetunings(out: Path, pretrained: Path, steps: int | None) -> dict[Cell, Stage]:

@@ -41,6 +41,14 @@ def as_text(results: Results) -> str:
     return f"Test accuracy in percent: mean (each of {len(SEEDS)} draws of the labels)\n" + "\n".join(lines)
 
 
+def as_values(results: Results) -> list[dict[str, str | int | float]]:
+    """Return every single value for programs."""
+    return [
+        {"method": method, "labels_per_class": labels, "seed": seed, "top1_percent": 100 * value}
+        for (method, labels, seed), value in results.items()
+    ]
+
+
 def as_baselines(results: Results) -> list[dict[str, str | int | float]]:
     """Return the numbers of the pixel classifiers as the report reads them."""
     return [

@@ -19,7 +19,7 @@ from mae_lite.cli_options import (
     PredictOptions,
     ProbeOptions,
 )
-from mae_lite.cli_words import flags_of, options_from, positional, several
+from mae_lite.cli_words import options_from, positional, several
 from mae_lite.errors import DataError, in_line
 from mae_lite.export_options import CardOptions, ExportOptions, PushOptions
 from mae_lite.terminal import answer, say
@@ -27,7 +27,7 @@ from mae_lite.terminal import answer, say
 
 def evaluate(words: Sequence[str]) -> int:
     """Measure the exact accuracy of a classifier: mae-lite evaluate RUN [--data DATA]."""
-    usage = "mae-lite evaluate RUN [--data DATA] [--split test] [--json-output]"
+    usage = "mae-lite evaluate RUN [--data DATA] [--split test] [--json]"
     run, rest = positional(words, "the run folder", usage, "mae-lite evaluate runs/NAME", EvaluateOptions)
     options = options_from(rest, EvaluateOptions, "mae-lite evaluate RUN", {})
     from mae_lite.evaluation import classifier
@@ -102,7 +102,7 @@ def export(words: Sequence[str]) -> int:
     """Write a finished model for use elsewhere, compared before it appears: mae-lite export RUN [--to onnx]."""
     usage = "mae-lite export RUN [--to timm huggingface torch-export onnx onnx-int8] [--out FOLDER] [--FIELD VALUE ...]"
     source, rest = positional(words, "the finished run", usage, "mae-lite export runs/NAME --to onnx", ExportOptions)
-    options = options_from(flags_of(rest), ExportOptions, "mae-lite export RUN", {})
+    options = options_from(rest, ExportOptions, "mae-lite export RUN", {})
     from mae_lite.exporting import export as exporting
     from mae_lite.report import card as writing
 
@@ -117,7 +117,7 @@ def card(words: Sequence[str]) -> int:
     """Say what a model is worth on this machine, as a page and a README: mae-lite card RUN|EXPORT."""
     usage = "mae-lite card RUN|EXPORT [--images DATA] [--split test] [--licence apache-2.0] [--FIELD VALUE ...]"
     source, rest = positional(words, "the run or export", usage, "mae-lite card runs/NAME", CardOptions)
-    options = options_from(flags_of(rest), CardOptions, "mae-lite card RUN|EXPORT", {})
+    options = options_from(rest, CardOptions, "mae-lite card RUN|EXPORT", {})
     from mae_lite.cards.words import headline, short
     from mae_lite.report import card as writing
 
@@ -134,7 +134,7 @@ def push(words: Sequence[str]) -> int:
     example = "mae-lite push runs/NAME me/my-model"
     source, rest = positional(words, "the finished run or export", usage, example, PushOptions)
     repo, rest = positional(rest, "the repository", usage, example, PushOptions)
-    options = options_from(flags_of(rest), PushOptions, "mae-lite push RUN|EXPORT OWNER/NAME", {})
+    options = options_from(rest, PushOptions, "mae-lite push RUN|EXPORT OWNER/NAME", {})
     from mae_lite import pushing
 
     pushing.check_name(repo)
@@ -201,7 +201,7 @@ def duplicates(words: Sequence[str]) -> int:
     usage = "mae-lite duplicates DATA [--model MODEL] [--against OTHER] [--out FOLDER] [--json] [--FIELD VALUE ...]"
     data, rest = positional(words, "the data set", usage, "mae-lite duplicates photos", DuplicatesOptions)
     base = {"reading": config.Reading().model_dump()}
-    options = options_from(flags_of(rest), DuplicatesOptions, "mae-lite duplicates DATA", base)
+    options = options_from(rest, DuplicatesOptions, "mae-lite duplicates DATA", base)
     from mae_lite.copies import find, writing
 
     summary = writing.written(find.found(data, options), data, options, Path(options.out))

@@ -201,6 +201,8 @@ def test_a_sample_of_a_large_set(tmp_path: Path) -> None:
     summary = check(Order("digits", recipes.get("digits-mae"), tmp_path, sample=100))
     assert (summary["images"], summary["looked_at"], summary["readable"]) == (1346, 100, 100)
     assert summary["test"]["looked_at"] == 100 and min(summary["classes"].values()) > 100
+    said = checking.as_text(check(Order("digits", recipes.get("mae-tiny"), tmp_path, sample=100)))
+    assert "- All images looked at have a short side of 8 px" in said
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])

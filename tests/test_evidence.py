@@ -23,7 +23,7 @@ from mae_lite.report.read import read
 from mae_lite.report.tables import Table
 from mae_lite.studies.values import Study
 from mae_lite.studying import graph, recommending, results
-from mae_lite.studying.study import Order, only_report
+from mae_lite.studying.study import Order, as_text, only_report
 from tests import stored
 from tests.test_report import PAYLOADS, Reader
 from tests.test_studies import measured
@@ -451,7 +451,7 @@ def test_the_page_of_a_study_concludes(tmp_path: Path) -> None:
     order = carried_out(
         studies.get("digits"), tmp_path, numbers | {"MAE": [0.90, 0.91, 0.93], "D-MAE": [0.91, 0.92, 0.92]}
     )
-    said = "\n".join(only_report(order))
+    said = as_text(order, only_report(order))
     assert "5 labels per class: take MAE, which costs least" in said
     text = (order.folder / "report.html").read_text()
     reader = Reader(text)

@@ -144,8 +144,8 @@ def test_digits_is_killed_and_repeats_nothing(tmp_path: Path) -> None:
     ]
     page = (out / "digits" / "report.html").read_text()
     assert "D-MAE" in page and "cut to 2 updates" in page and page.count("<svg") > 10 and "block of supervised" in page
-    again = subprocess.run(command(out), capture_output=True, text=True, check=True)
-    assert "19 stages, 19 done" in again.stdout and stamps(out) == after
+    again = subprocess.run(command(out, "--json"), capture_output=True, text=True, check=True)
+    assert "19 stages, 19 done" in again.stderr and stamps(out) == after and json.loads(again.stdout) == table
 
 
 @pytest.mark.slow
@@ -154,11 +154,11 @@ def test_a_signal_lets_stages_save_and_stop(tmp_path: Path, number: signal.Signa
     out = tmp_path / "studies"
     words = command(out)
     words[words.index("--updates") + 1] = "100000"
-    study = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    study = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     until(out, 0, running=2)
     until_updated(out)
     os.kill(study.pid, number)
-    printed, _ = study.communicate(timeout=60)
+    _, printed = study.communicate(timeout=60)
     assert study.returncode == 75
     assert f"{number.name}: 2 stages save and stop" in printed and "the same command continues" in printed
     stopped = trainings(out, "stopped")
@@ -169,8 +169,8 @@ def test_a_signal_lets_stages_save_and_stop(tmp_path: Path, number: signal.Signa
 @pytest.mark.slow
 def test_two_studies_do_not_share_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "studies"
-    with subprocess.Popen(command(out), stdout=subprocess.PIPE, text=True) as study:
-        assert study.stdout is not None and "19 stages" in study.stdout.readline()
+    with subprocess.Popen(command(out), stderr=subprocess.PIPE, text=True) as study:
+        assert study.stderr is not None and "19 stages" in study.stderr.readline()
         second = subprocess.run(command(out), capture_output=True, text=True, check=False)
         study.kill()
     assert second.returncode == 5 and "in use by a live run" in second.stderr

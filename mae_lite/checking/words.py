@@ -89,7 +89,8 @@ def _about_pixels(summary: dict[str, Any], recipe: Recipe) -> Iterator[str]:
             else ""
         )
         some, side = ("All", longest) if longest * 2 < size else ("Half of the", median)
-        yield f"{some} images have a short side of {side:.0f} px or less and are enlarged to {size}.{small}"
+        seen = "" if summary["looked_at"] == summary["images"] else " looked at"
+        yield f"{some} images{seen} have a short side of {side:.0f} px or less and are enlarged to {size}.{small}"
     if summary["longest_to_shortest"] > 5:
         yield f"Some images are {summary['longest_to_shortest']:g} times as long as wide: crops see little of them."
     if recipe.encoder.channels == 3 and summary["grey"] > 0.9 * readable:

@@ -20,6 +20,9 @@ product. For MAE with ViT-Tiny a step takes a quarter less memory and no more ti
 def compiled(method: Method, device: torch.device) -> Any:
     """Return ``method`` for training on ``device``; itself, with the same parameters, it stays as it is for all else.
 
+    On a CPU, what else this process compiles afterwards keeps as few activations: torch asks for the setting when the
+    first step compiles, and again for each other shape.
+
     Raises:
         ConfigError: no C++ compiler can be found.
     """
@@ -31,6 +34,6 @@ def compiled(method: Method, device: torch.device) -> Any:
             expected="one that torch.compile can use",
             fix="install g++, or drop --compiled",
         )
-    if device.type == "cpu":  # for the process: compiling waits for the first step, and for each other shape
+    if device.type == "cpu":
         partitioning.activation_memory_budget = _KEPT_ON_CPU
     return torch.compile(method, dynamic=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mae_lite import costs
 from mae_lite.studying.graph import Graph
@@ -110,23 +110,55 @@ def in_order(found: Sequence[Forecast]) -> dict[str, Stage]:
     return {item.stage.name: item.stage for item in ordered}
 
 
-def as_text(assumed: Assumed, found: Sequence[Forecast], processes: int, images: str) -> str:
-    """Return the stages as a table, each with its command where that is known; ``images`` says how many there are."""
-    width = max((len(item.stage.name) for item in found), default=5)
-    lines = [f"{'stage':<{width}}  {'kind':<8}  {'state':<5}  {'time':>11}  {'disk':>8}"]
-    for item in found:
-        stage = item.stage
-        disk = f"{item.disk_mb:,.0f} MB" if item.disk_mb >= 0.5 else ""
-        lines.append(f"{stage.name:<{width}}  {stage.kind:<8}  {item.state:<5}  {clock(item.seconds):>11}  {disk:>8}")
-        if stage.words:
-            lines.append(f"    mae-lite {shlex.join(stage.words)}")
-    done = sum(item.state == "done" for item in found)
-    disk_gb = sum(item.disk_mb for item in found) / 1e3
-    left = wall_seconds(found, processes)
-    return "\n".join([
-        *lines,
-        "",
-        f"{len(found)} stages, {done} done; about {clock(left)} left with {processes} at once; {disk_gb:.1f} GB",
-        f"Reckoned, not measured: {images}, {assumed.gflops_per_second:,.0f} GFLOP/s for each process "
-        f"({assumed.hardware}), {assumed.start_seconds:.0f} s to start it. mae-lite plan measures a recipe.",
-    ])  # fmt: skip
+@dataclass(frozen=True)
+class Plan:
+    """What a dry run tells: all stages, and what is assumed of the machine and the images."""
+
+    assumed: Assumed
+    stages: Sequence[Forecast]
+    processes: int
+    images: str
+    """Says how many there are."""
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the stages for programs; ``command`` has the words after ``mae-lite``, None where there are none."""
+        stages = [
+            {
+                "name": item.stage.name,
+                "kind": item.stage.kind,
+                "state": item.state,
+                "seconds": item.seconds,
+                "disk_mb": item.disk_mb,
+                "command": list(item.stage.words) or None,
+            }
+            for item in self.stages
+        ]
+        return {"stages": stages, "processes": self.processes, "seconds_left": self._left(), "hardware": self._said()}
+
+    def as_text(self) -> str:
+        """Return the stages as a table, each with its command where that is known."""
+        width = max((len(item.stage.name) for item in self.stages), default=5)
+        lines = [f"{'stage':<{width}}  {'kind':<8}  {'state':<5}  {'time':>11}  {'disk':>8}"]
+        for item in self.stages:
+            stage = item.stage
+            disk = f"{item.disk_mb:,.0f} MB" if item.disk_mb >= 0.5 else ""
+            time = clock(item.seconds)
+            lines.append(f"{stage.name:<{width}}  {stage.kind:<8}  {item.state:<5}  {time:>11}  {disk:>8}")
+            if stage.words:
+                lines.append(f"    mae-lite {shlex.join(stage.words)}")
+        done = sum(item.state == "done" for item in self.stages)
+        disk_gb = sum(item.disk_mb for item in self.stages) / 1e3
+        left = f"about {clock(self._left())} left with {self.processes} at once"
+        return "\n".join([
+            *lines,
+            "",
+            f"{len(self.stages)} stages, {done} done; {left}; {disk_gb:.1f} GB",
+            f"Reckoned, not measured: {self.images}, {self._said()}. mae-lite plan measures a recipe.",
+        ])  # fmt: skip
+
+    def _left(self) -> float:
+        return wall_seconds(self.stages, self.processes)
+
+    def _said(self) -> str:
+        speed = f"{self.assumed.gflops_per_second:,.0f} GFLOP/s for each process ({self.assumed.hardware})"
+        return f"{speed}, {self.assumed.start_seconds:.0f} s to start it"

@@ -6,9 +6,10 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mae_lite import files
 from mae_lite.data.sources import Split
@@ -17,7 +18,7 @@ from mae_lite.report import compose, page
 from mae_lite.studies.values import Study
 from mae_lite.studying import claims, forecast, graph, recommending, results, running, slurm
 from mae_lite.studying.running import Outcome, Pool
-from mae_lite.terminal import say
+from mae_lite.terminal import answer, say
 from mae_lite.timing.clock import clock
 
 
@@ -54,16 +55,16 @@ def order(study: Study, data: str | None, out: str, processes: int | None) -> Or
     return Order(study, data, Path(out), processes)
 
 
-def plan(wanted: Order) -> str:
+def plan(wanted: Order) -> forecast.Plan:
     """Return the graph with commands, states and forecasts; nothing is written and no data are read."""
     found = forecast.forecast(wanted.study, graph.build(wanted.study, wanted.root, wanted.data))
     processes = wanted.processes or len(os.sched_getaffinity(0))
     images = f"{wanted.study.images:,} training images"
-    return forecast.as_text(wanted.study, found, processes, images)
+    return forecast.Plan(wanted.study, found, processes, images)
 
 
-def run(wanted: Order) -> int:
-    """Carry out all that is missing, and write the result.
+def run(wanted: Order, as_json: bool = False) -> int:
+    """Carry out all that is missing, write the result and print it.
 
     Returns:
         0, or 75 when it was stopped by a signal; the same command continues.
@@ -85,14 +86,15 @@ def run(wanted: Order) -> int:
         left = clock(forecast.wall_seconds(found, processes))
         _tell(f"{wanted.study.title}: {len(found)} stages, {done} done; about {left} left with {processes} at once")
         outcome = Pool(processes, wanted.folder / "logs", gpus, _tell).run(forecast.in_order(found))
-        say("\n".join(["", *write(wanted, stages)]))
+        written = write(wanted, stages)
+        answer(written, f"\n{as_text(wanted, written)}", as_json)
     finally:
         lock.release()
     if outcome.stopped:
-        say("stopped; what was finished is kept, the same command continues")
+        _tell("stopped; what was finished is kept, the same command continues")
         return EXIT_STOPPED
     _check(wanted, outcome)
-    say(f"({time.monotonic() - begun:.0f} s)")
+    _tell(f"({time.monotonic() - begun:.0f} s)")
     return 0
 
 
@@ -106,8 +108,8 @@ def _open_data(stages: graph.Graph) -> None:
         open_source(data, split)
 
 
-def only_report(wanted: Order) -> list[str]:
-    """Write table and page of what is finished; return lines for people."""
+def only_report(wanted: Order) -> dict[str, Any]:
+    """Write table and page of what is finished; return what ``table.json`` holds."""
     return write(wanted, graph.build(wanted.study, wanted.root, wanted.data))
 
 
@@ -125,16 +127,15 @@ def submit(wanted: Order, options: Sequence[str], last: Sequence[str]) -> str:
     return "\n".join([*jobs, logs])
 
 
-def write(wanted: Order, stages: graph.Graph) -> list[str]:
-    """Write table and page of what is finished; return lines for people."""
+def write(wanted: Order, stages: graph.Graph) -> dict[str, Any]:
+    """Write table and page of what is finished; return what ``table.json`` holds."""
     found = results.table(wanted.study, stages, wanted.data)
     files.make_folder(wanted.folder)
     files.write_json(wanted.folder / "table.json", found)
-    lines = [plain(results.as_text(found)), f"The numbers: {wanted.folder / 'table.json'}"]
     trained = [one for one in stages.stages.values() if one.recipe is not None and one.kind in ("pretrain", "finetune")]
     begun = [one.folder for one in trained if (one.folder / "recipe.json").is_file()]
     if not begun:
-        return lines
+        return found
     names = {cell.folder: cell.row.name for cell in stages.cells}
     done = [(analysis, stage) for analysis, stage in stages.analyses if stage.state() == "done"]
     models = {stage.folder: dict(zip(stage.needs, analysis.rows, strict=True)) for analysis, stage in done}
@@ -144,10 +145,17 @@ def write(wanted: Order, stages: graph.Graph) -> list[str]:
     advised = [recommending.table(found["recommended"], shown.colours)] if found["recommended"] else []
     claimed = [claims.table(found["claims"])] if found["claims"] else []
     said = results.headline(wanted.study, found)
-    path = wanted.folder / "report.html"
     added = [*compared, *claimed, *advised]
-    page.write(dataclasses.replace(shown, headline=said, tables=[*shown.tables, *added]), path)
-    return [*lines, f"The page: {path}"]
+    page.write(dataclasses.replace(shown, headline=said, tables=[*shown.tables, *added]), wanted.folder / "report.html")
+    return found
+
+
+def as_text(wanted: Order, found: Mapping[str, Any]) -> str:
+    """Return the table, and where it and the page lie."""
+    lines = [plain(results.as_text(found)), f"The numbers: {wanted.folder / 'table.json'}"]
+    if (wanted.folder / "report.html").exists():
+        lines.append(f"The page: {wanted.folder / 'report.html'}")
+    return "\n".join(lines)
 
 
 def _notes(study: Study, stages: graph.Graph) -> list[str]:
@@ -174,4 +182,4 @@ def _check(wanted: Order, outcome: Outcome) -> None:
 
 
 def _tell(line: str) -> None:
-    say(line)
+    say(line, aside=True)

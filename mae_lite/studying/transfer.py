@@ -46,7 +46,7 @@ class Order:
         return self.root / self.suite.name
 
 
-def plan(wanted: Order) -> str:
+def plan(wanted: Order) -> forecast.Plan:
     """Return all stages with commands, states and forecasts; nothing is written and no data are read.
 
     Raises:
@@ -58,7 +58,7 @@ def plan(wanted: Order) -> str:
     images = f"{sum(counts):,} training images in {len(counts)} sets"
     images += f" (how many {', '.join(unknown)} has is not known: their training counts nothing)" if unknown else ""
     processes = wanted.processes or len(os.sched_getaffinity(0))
-    return forecast.as_text(wanted.suite, _forecast(wanted.suite, found), processes, images)
+    return forecast.Plan(wanted.suite, _forecast(wanted.suite, found), processes, images)
 
 
 def _forecast(suite: Suite, found: Iterable[Cell]) -> list[forecast.Forecast]:
