@@ -43,7 +43,7 @@ class StudyOptions(config.Config):
             flags = " ".join(f"--{name.replace('_', '-')}" for name in asked)
             raise ConfigError(flags, expected="one of them", fix=f"drop all but --{asked[0].replace('_', '-')}")
         if self.slurm and self.json_output:
-            raise ConfigError("--slurm --json-output", expected="one of them", fix="drop --json-output")
+            raise ConfigError("--slurm --json", expected="one of them", fix="drop --json")
         if self.slurm_options and not self.slurm:
             raise ConfigError("--slurm-options is not read here", expected="it with --slurm", fix="add --slurm")
         return self

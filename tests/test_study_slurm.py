@@ -88,6 +88,7 @@ def test_digits_is_submitted_as_its_graph_says(here: Path, capsys: pytest.Captur
         ("exit 3", [], 5, "found exit 3"),
         ("", ["--slurm-options", "partition=a\nb"], 2, "expected options of sbatch without dashes"),
         ("", ["--dry-run"], 2, "--dry-run --slurm: expected one of them"),
+        ("", ["--json"], 2, "--slurm --json: expected one of them"),
     ],
 )
 def test_refusals_are_explained(
