@@ -85,7 +85,7 @@ def _held_out(recipe: config.Recipe, runtime: config.Runtime, train: Source, own
         return train, aligned(brought, train.classes, runtime.data)
     if recipe.validation_fraction > 0:
         kept, rest = stratified_split(train.labels, recipe.validation_fraction, recipe.seed)
-        told = "%s labelled images (--validation-fraction %g) are set aside to choose the best epoch"
+        told = "%s labelled images (--validation-fraction %g) are set aside for validation"
         _log.info(told, f"{len(rest):,}", recipe.validation_fraction)
         return subset(train, kept), subset(train, rest)
     return train, None

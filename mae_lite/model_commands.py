@@ -109,7 +109,8 @@ def export(words: Sequence[str]) -> int:
     out = None if options.out is None else Path(options.out)
     beside = {"beside": writing.beside(options)} if options.card else {}
     record = exporting.exported(source, out, options, **beside)
-    answer(record, exporting.as_text(record), options.json_output)
+    page = f"\nthe card: {in_line(Path(record['out']) / 'card.html')}" if options.card else ""
+    answer(record, exporting.as_text(record) + page, options.json_output)
     return 0
 
 

@@ -253,6 +253,8 @@ def test_images_of_ones_own(labels: tuple[str, ...], run: Callable[[str], str], 
     assert export(run("mean"), "--to", "timm", "--images", "photos") == 0, capsys.readouterr().err
     (_, written) = json.loads(Path("mean/export/export.json").read_text())["forms"]
     assert (written["accuracy"] is not None) == (labels == ("0", "1")) and written["agreement"] == 1.0
+    command = json.loads(Path("mean/export/export.json").read_text())["command"]
+    assert command == ["mae-lite", "export", "mean", "--images", "photos", "--to", "timm"]
 
 
 def test_training_images_measure_no_accuracy(capsys: Captured) -> None:

@@ -131,7 +131,7 @@ def test_images_that_choose_the_best_epoch_are_told_of(
     assert cli.main([*words.split(), "--validation-fraction", "0.1"]) == 0
     told = capsys.readouterr()
     kept = [row["val_top1"] for row in read_rows(Path("run")) if "val_top1" in row]
-    assert "136 labelled images (--validation-fraction 0.1) are set aside to choose the best epoch" in told.err
+    assert "136 labelled images (--validation-fraction 0.1) are set aside for validation" in told.err
     assert f"at best {100 * max(kept):.1f} % of the validation images were recognised" in told.out
     assert cli.main([*words.replace("--out run", "--out plain").split(), "--validation-fraction", "0"]) == 0
     told = capsys.readouterr()

@@ -250,6 +250,7 @@ def _run_probes(job: Job, progress: Progress) -> bool:
         progress.best, progress.best_step = accuracy, step
     if numbers:
         job.log({"step": step, "epoch": round(step / epoch, 4), **numbers})
+        job.display(step, numbers)
     return better
 
 

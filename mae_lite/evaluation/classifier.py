@@ -131,8 +131,9 @@ def fingerprint_of(source: Source, split: Split, trained_on: str) -> dict[str, i
 
 def as_text(result: dict[str, Any]) -> str:
     """Return the accuracy as a short table."""
+    seen = f"{result['images']:,} images of {result['data']} ({result['split']})"
     lines = [
-        f"{result['run']}, step {result['step']}, on {result['images']} images of {result['data']} ({result['split']})",
+        f"{result['run']}, step {result['step']}, on {seen}",
         *([f"  {result['unreadable']} more could not be read"] if result["unreadable"] else []),
         f"  top-1          {_percent(result['top1'])}",
         *([f"  top-5          {_percent(result['top5'])}"] if result["top5"] is not None else []),

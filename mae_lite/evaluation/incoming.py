@@ -204,7 +204,8 @@ def refuse_exports(source: str, path: Path, runs_only: bool = False) -> None:
             f"{source!r} cannot be looked into",
             found="an ONNX file",
             expected="weights by their names",
-            fix=f"give {'the run' if runs_only else 'the run or the timm folder'} that it was exported from",
+            fix=f"give {'the run' if runs_only else 'the run or the timm folder'} that it was exported from; "
+            "mae-lite predict counts what an ONNX file recognises",
         )
     if (path / "export.json").exists() and not (path / "recipe.json").exists():
         forms = sorted(each.name for each in path.iterdir() if each.is_dir())

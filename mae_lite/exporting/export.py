@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_lite import files, overrides, shipped
+from mae_lite.addresses import hidden_in
 from mae_lite.errors import ConfigError
 from mae_lite.exporting import machine, pictures, subject
 from mae_lite.exporting.comparing import Comparison
@@ -88,7 +89,8 @@ def exported(
     with scratch(target) as place:  # first, so that a folder nobody may write to is noticed now
         work = Work(model, settings, pictures.to_compare(model, settings), place)
         results = [itself(work), *(proven(name, work) for name in settings.to)]
-        record = {**_record(model, settings, work), "forms": [_row(result, work) for result in results]}
+        rows = [_row(result, work) for result in results]
+        record = {**_record(model, out, settings, work), "forms": rows}
         contents = {f"{result.form}/{name}": data for result in results for name, data in result.contents.items()}
         contents[RECORD] = (json.dumps(record, indent=2) + "\n").encode()
         comparisons = {result.form: result.comparison for result in results}
@@ -164,19 +166,31 @@ def _row(result: Result, work: Work) -> dict[str, Any]:
     }
 
 
-def _record(model: Subject, settings: ExportSettings, work: Work) -> dict[str, Any]:
+def _record(model: Subject, out: Path | None, settings: ExportSettings, work: Work) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "source": model.source,
         "weights_sha256": subject.weights_digest(model.folder),
         "architecture": model.settings.get("architecture"),
         **model.preprocessing(),
-        "compared_on": work.compared.about,
-        "settings": settings.model_dump(mode="json", include=set(ExportSettings.model_fields)),
-        "command": ["mae-lite", "export", model.source, "--to", *settings.to],
+        "compared_on": hidden_in(work.compared.about),
+        "settings": hidden_in(settings.model_dump(mode="json", include=set(ExportSettings.model_fields))),
+        "command": hidden_in(["mae-lite", "export", model.source, *_flags(settings, out)]),
         "versions": machine.versions(),
         "processor": machine.processor(),
     }
+
+
+def _flags(settings: ExportSettings, out: Path | None) -> Iterator[str]:
+    """Yield the words of a command line that change what is written, compared and where; ``--to`` always."""
+    if out is not None:
+        yield from ("--out", str(out))
+    changed = set(settings.model_dump(exclude_defaults=True)) | {"to"}
+    for name in ExportSettings.model_fields:
+        if name in changed:
+            value = getattr(settings, name)
+            yield f"--{name.replace('_', '-')}"
+            yield from map(str, value if isinstance(value, tuple) else (value,))
 
 
 def as_text(record: dict[str, Any]) -> str:
@@ -208,7 +222,7 @@ def as_text(record: dict[str, Any]) -> str:
             *table,
             "difference: largest, as a share of the largest output; agreement: "
             + ("same best class" if scores else "smallest cosine similarity of an output"),
-            "ms: median for one image, one thread",
+            "ms: median for one image, one thread, at a glance; a card measures longer",
             *(f"note: {form['form']}: {note}" for form in record["forms"] for note in form["notes"]),
             f"written: {record['out']}",
         ]

@@ -77,7 +77,7 @@ def results(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
                 Cell(f"{100 * accuracy.top1:.2f}" if accuracy else "", accuracy.top1 if accuracy else -1.0),
                 Cell(accuracy.text if accuracy else "", accuracy.text if accuracy else ""),
             ])  # fmt: skip
-    header = ["run", "recipe", "labels", "seed", "state", "updates", "last loss", "top-1, %", "measured on"]
+    header = ["run", "recipe", "labels per class", "seed", "state", "updates", "last loss", "top-1, %", "measured on"]
     return Table("runs", "Runs", header, rows)
 
 
@@ -120,8 +120,8 @@ def costs_of(found: Sequence[Group], colours: Mapping[str, str]) -> Table:
             _number(max(memory) if memory else None, "{:,.0f}"),
             Cell(device, device),
         ])  # fmt: skip
-    header = ["recipe", "labels", "parameters, M", "GFLOP to use", "GFLOP to train", "updates", "seconds a run",
-              "images/s", "memory, MB", "device"]  # fmt: skip
+    header = ["recipe", "labels per class", "parameters, M", "GFLOP to use", "GFLOP to train", "updates",
+              "seconds a run", "images/s", "memory, MB", "device"]  # fmt: skip
     return Table("costs", "Cost: encoder parameters, arithmetic for one image, time of one run", header, rows)
 
 

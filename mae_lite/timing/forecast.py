@@ -144,7 +144,7 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _time(found: dict[str, Any]) -> str:
     together, step, reading = (found["images_per_second"][name] for name in ("together", "step", "reading"))
-    rates_of = f"{together:,.0f} images/s (step {step:,.0f}, reading {reading:,.0f})"
+    rates_of = f"{together:,.0f} images/s (training alone {step:,.0f}, reading alone {reading:,.0f})"
     look = found["validation"]
     if not look["times"]:
         return f"{clock(found['seconds'])} at {rates_of}{'; probes come on top' if found['probes'] else ''}"
