@@ -254,7 +254,7 @@ def test_images_of_ones_own(labels: tuple[str, ...], run: Callable[[str], str], 
     (_, written) = json.loads(Path("mean/export/export.json").read_text())["forms"]
     assert (written["accuracy"] is not None) == (labels == ("0", "1")) and written["agreement"] == 1.0
     command = json.loads(Path("mean/export/export.json").read_text())["command"]
-    assert command == ["mae-lite", "export", "mean", "--images", "photos", "--to", "timm"]
+    assert command == ["mae-lite", "export", "mean", "--images", "photos", "--compare", "40", "--to", "timm"]
 
 
 def test_training_images_measure_no_accuracy(capsys: Captured) -> None:
