@@ -1,7 +1,9 @@
-"""A whole run on JPEG files: its images/s beside the step alone and beside the loader alone.
+"""Whole runs on JPEG files, on a pack of JPEGs and on images in the device's memory: images/s beside the step alone.
 
-The run is ``mae_lite.run`` with as many reading processes as there are cores. Each worker makes whole batches, so that
-they arrive in bursts of one per worker: times are taken over whole bursts, without the first two.
+The run is ``mae_lite.run``; files and JPEGs of the pack, 256 px, are read by as many processes as there are cores. For
+each way the reader is measured alone, too: its share of the step's speed says how much of what the device could learn
+from this machine's cores can give it. A worker makes whole batches, so that they arrive in bursts of one per worker:
+times are taken over whole bursts, without the first two.
 The images: DATA/images (benchmarks/make_pack.py makes it), else generated ones.
 
     DATA=data-pack python benchmarks/gpu_end_to_end.py [--batch 512] [--workers N] [--device cpu --tiny]
@@ -22,12 +24,13 @@ import gpu_record
 import gpu_steps
 import numpy as np
 import torch
-from gpu_timing import milliseconds
+from gpu_timing import milliseconds, wait
 from PIL import Image
 
 import mae_lite
-from mae_lite import config, inputs, recipes
+from mae_lite import config, inputs, loading, recipes
 from mae_lite.engine.ranks import start_fabric
+from mae_lite.preparing.prepare import Order, prepare
 
 BURSTS = 8
 _WARM_UP = 2
@@ -54,15 +57,30 @@ def images_in(place: Path, tiny: bool) -> tuple[Path, str]:
     return place / "generated", "generated"
 
 
+def roads(images: Path, place: Path, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the ways to the same images, as settings of a run; packs are made in ``place``."""
+    side = 32 if options.tiny else 256
+    for kind in ("jpeg", "uint8"):
+        prepare(Order(str(images), place / kind, kind=kind, side=side, workers=max(1, options.workers)))
+    return {
+        "JPEG files": {"data": str(images), "loading": "workers"},
+        "JPEG pack": {"data": str(place / "jpeg"), "loading": "workers"},
+        "resident": {"data": str(place / "uint8"), "loading": "resident"},
+    }
+
+
 def loader_speed(recipe: config.Recipe, runtime: config.Runtime, place: Path, steps: int, skip: int) -> float:
-    """Return the images/s of the loader when nothing waits for it but a loop that counts."""
+    """Return the images/s of the reader when nothing waits for it but a loop that counts."""
     train, _ = inputs.images(recipe, runtime)
     fabric = start_fabric(recipe, runtime)
     plan = inputs.plan(recipe, runtime, fabric, len(train))
+    _, batches = loading.reader(recipe, runtime, train, plan, fabric, place)
     start = time.perf_counter()
-    for number, _ in enumerate(inputs.batches(recipe, runtime, train, plan, fabric, place, 0, steps)):
+    for number, _ in enumerate(batches(0, steps)):
         if number + 1 == skip * plan.micro_batches:
+            wait(fabric.device)
             start = time.perf_counter()
+    wait(fabric.device)
     return (steps - skip) * recipe.global_batch_size / (time.perf_counter() - start)
 
 
@@ -75,7 +93,7 @@ def run_speed(recipe: config.Recipe, runtime: config.Runtime, skip_rows: int) ->
 
 
 def compare(options: argparse.Namespace, device: torch.device, place: Path) -> dict[str, Any]:
-    """Measure loader, step and run on the same images."""
+    """Measure the step, and for each way its reader and a run, on the same images."""
     images, kind = images_in(place, options.tiny)
     sizes = [path.stat().st_size for path in images.rglob("*") if path.is_file()]
     batch = 4 if options.tiny else min(options.batch, len(sizes))
@@ -85,24 +103,26 @@ def compare(options: argparse.Namespace, device: torch.device, place: Path) -> d
     epoch = steps / (len(sizes) // batch)
     changes = {"global_batch_size": batch, "epochs": epoch, "warmup_epochs": epoch / 10}
     recipe = recipes.derive(gpu_steps.recipe_of(options.tiny), "end-to-end", **changes)
-    runtime = config.Runtime(
-        data=str(images),
-        out=str(place / "run"),
-        workers=workers,
-        log_every_steps=burst,
-        accelerator=options.device,
-        tensorboard=False,
-        progress=False,
-    )
     step = gpu_steps.step_of(gpu_steps.ours(batch, device, options.tiny), "bf16", device)
     limit = batch / (milliseconds(step, device, seconds=0.01 if options.tiny else 1.0)["ms"] / 1e3)
     del step
-    loader = loader_speed(recipe, runtime, place, steps, skip)
+    rest = {"workers": workers, "log_every_steps": burst, "accelerator": options.device}
+    found = {}
+    for name, road in roads(images, place, options).items():
+        out = str(place / f"run {name}")
+        runtime = config.Runtime(**road, **rest, out=out, tensorboard=False, progress=False)
+        loader = loader_speed(recipe, runtime, place, steps, skip)
+        found[name] = {
+            "loader alone": loader,
+            "share of the step's speed": loader / limit,
+            "run": run_speed(recipe, runtime, _WARM_UP),
+        }
     return {
         "images": {"kind": kind, "count": len(sizes), "mean_kb": sum(sizes) / len(sizes) / 1e3},
         "batch": batch,
         "workers": workers,
-        "images_per_second": {"step alone": limit, "loader alone": loader, "run": run_speed(recipe, runtime, _WARM_UP)},
+        "step_alone": limit,
+        "images_per_second": found,
     }
 
 
@@ -115,12 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = gpu_record.device_of(options)
     with tempfile.TemporaryDirectory(prefix="end-to-end-") as place:
         results = compare(options, device, Path(place))
-    speeds = results["images_per_second"]
-    for name, speed in speeds.items():
-        print(f"{name:14}{speed:>10,.0f} images/s")
-    print(
-        f"the run reaches {100 * speeds['run'] / min(speeds['step alone'], speeds['loader alone']):.0f} % of its limit"
-    )
+    print(f"step alone  {results['step_alone']:>10,.0f} images/s")
+    for name, speeds in results["images_per_second"].items():
+        share = 100 * speeds["share of the step's speed"]
+        print(f"{name:12}{speeds['run']:>10,.0f} images/s; reader alone {speeds['loader alone']:,.0f}, "
+              f"{share:.0f} % of the step")  # fmt: skip
     gpu_record.write(options, "end_to_end", sys.argv[1:] if argv is None else argv, results)
     return 0
 

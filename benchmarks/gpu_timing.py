@@ -52,6 +52,20 @@ def peak_gb(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
 
 
+def kernel_share(step: Callable[[], object], device: torch.device, calls: int) -> float | None:
+    """Return the share of the time of ``calls`` steps in which the device computes; None where there is no GPU.
+
+    The profiler looks on for as long as one repeat of :func:`milliseconds`, and sees kernels alone.
+    """
+    if device.type != "cuda":
+        return None
+    wait(device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
+        seconds = _elapsed(step, calls, device)
+    kernels = (event for event in found.key_averages() if event.device_type.name == "CUDA")
+    return float(sum(event.self_device_time_total for event in kernels)) / 1e6 / seconds
+
+
 def matmul_tflops(device: torch.device, dtype: torch.dtype, side: int) -> float:
     """Return the rate of a square matrix product of random numbers: what a step's rate is compared with."""
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))

@@ -33,7 +33,7 @@ from typing import Any
 import timm
 import torch
 from peers import vit_mae
-from step_profile import shares
+from step_profile import named_kernels, shares
 from torch import Tensor, nn
 
 from mae_lite import config, costs, recipes
@@ -51,7 +51,8 @@ CPU = torch.device("cpu")
 Step = Callable[[Tensor], object]
 """Makes an update from images [B, C, H, H] uint8."""
 OURS, COMPILED = "mae_lite", "mae_lite compiled"
-NEEDS = {"transformers ViTMAE": "transformers", "LightlySSL MAE": "lightly"}
+THEIRS_COMPILED = "transformers ViTMAE compiled"
+NEEDS = {"transformers ViTMAE": "transformers", THEIRS_COMPILED: "transformers", "LightlySSL MAE": "lightly"}
 
 
 def recipe_of(tiny: bool) -> config.Recipe:
@@ -106,9 +107,11 @@ def _step(model: nn.Module, loss: Callable[[Tensor], Tensor], recipe: config.Rec
     return step
 
 
-def transformers_mae(recipe: config.Recipe) -> Step:
+def transformers_mae(recipe: config.Recipe, compiled: bool = False) -> Step:
     """Return the update of transformers' MAE with our sizes."""
     model = vit_mae(recipe).train()
+    if compiled:
+        model.compile(dynamic=False)
     return _step(model, lambda images: model(pixel_values=images).loss, recipe)
 
 
@@ -147,6 +150,7 @@ MAKERS: dict[str, Callable[[config.Recipe], Step]] = {
     OURS: ours,
     COMPILED: partial(ours, compiled=True),
     "transformers ViTMAE": transformers_mae,
+    THEIRS_COMPILED: partial(transformers_mae, compiled=True),
     "LightlySSL MAE": lightly_mae,
 }
 
@@ -158,18 +162,20 @@ def bytes_of(recipe: config.Recipe, batch: int) -> Tensor:
     return torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def contestants(compiled: bool) -> list[str]:
-    """Return those that can run here."""
-    present = [name for name in MAKERS if name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None]
-    return [name for name in present if compiled or name != COMPILED]
+def contestants(compiled: bool) -> dict[str, bool]:
+    """Return who is asked for, and whether its library is here."""
+    asked = [name for name in MAKERS if compiled or name not in (COMPILED, THEIRS_COMPILED)]
+    return {name: name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None for name in asked}
 
 
 def race(recipe: config.Recipe, options: argparse.Namespace) -> tuple[dict[str, list[float]], list[float]]:
     """Return the images/s of each contestant, and the matrix rate in FLOP/s, by round."""
     images = bytes_of(recipe, options.batch)
-    steps = {name: MAKERS[name](recipe) for name in contestants(options.compiled)}
-    for step in steps.values():
-        step(images)
+    present = [name for name, here in contestants(options.compiled).items() if here]
+    steps: dict[str, Step] = {}
+    for name in sorted(present, key=lambda name: name == COMPILED):  # ours changes what later ones compile to: last
+        steps[name] = MAKERS[name](recipe)
+        steps[name](images)
     speeds: dict[str, list[float]] = {name: [] for name in steps}
     rates = []
     for number in range(options.rounds):
@@ -187,16 +193,35 @@ def memory_mb(name: str, recipe: config.Recipe, batch: int) -> float:
     step, images = MAKERS[name](recipe), bytes_of(recipe, batch)
     step(images[:1])  # loads code, and makes the optimiser's state
     before = _resident_mb("VmRSS")
-    if name == COMPILED:
+    if name in (COMPILED, THEIRS_COMPILED):
         step(images)  # compiles for this batch, which takes memory that no later step does
     Path("/proc/self/clear_refs").write_text("5")  # the highest size starts anew
     step(images)
     return _resident_mb("VmHWM") - before
 
 
+def memories(names: Sequence[str], words: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the memory of each contestant, measured in a process with the options ``words``, and ours over theirs."""
+    alone = [sys.executable, __file__, *words, "--memory-of"]
+    found = {name: float(subprocess.check_output([*alone, name], text=True).split()[-1]) for name in names}
+    over = {one: {name: found[one] / other for name, other in found.items() if name != one} for one in found}
+    compiled = {"compiled_memory_over": over[COMPILED]} if COMPILED in over else {}
+    return {"memory_mb": found, "memory_over": over[OURS], **compiled}
+
+
 def _resident_mb(field: str) -> float:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1e3
+
+
+def profiles(recipe: config.Recipe, options: argparse.Namespace) -> dict[str, Any]:
+    """Return where the time of our step goes, and of the compiled one's where that is asked for."""
+    images = bytes_of(recipe, options.batch)
+    found = {"profile": shares(ours(recipe), images, options.updates)}
+    if options.compiled:
+        with named_kernels():
+            found["compiled_profile"] = shares(ours(recipe, compiled=True), images, options.updates)
+    return found
 
 
 def hardware() -> dict[str, Any]:
@@ -222,13 +247,18 @@ def over(speeds: dict[str, list[float]], name: str) -> dict[str, float]:
 def summary(speeds: dict[str, list[float]], rates: list[float], gflops: float) -> dict[str, Any]:
     """Return medians, ratios of ours to each of the others, and our share of the limit."""
     limits = [rate / 1e9 / gflops for rate in rates]
+
+    def share(name: str) -> float:
+        return statistics.median(own / most for own, most in zip(speeds[name], limits, strict=True))
+
     return {
         "images_per_second": {name: statistics.median(found) for name, found in speeds.items()},
         "ours_over": over(speeds, OURS),
         **({"compiled_over": over(speeds, COMPILED)} if COMPILED in speeds else {}),
         "matrix_gflops_per_second": statistics.median(rates) / 1e9,
         "step_gflops_per_image": gflops,
-        "share_of_limit": statistics.median(own / most for own, most in zip(speeds[OURS], limits, strict=True)),
+        "share_of_limit": share(OURS),
+        **({"compiled_share_of_limit": share(COMPILED)} if COMPILED in speeds else {}),
         "rounds": speeds,
     }
 
@@ -238,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("batch", 64), ("threads", 2), ("rounds", 5), ("updates", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--compiled", action="store_true", help="measure our step compiled, too: a minute more")
+    parser.add_argument("--compiled", action="store_true", help="measure ours and ViTMAE compiled, too: minutes more")
     parser.add_argument("--tiny", action="store_true", help="sizes of a dry run: the numbers mean nothing")
     parser.add_argument("--memory-of", choices=tuple(MAKERS), help="measure its memory alone, and print it")
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/steps.json, or steps_compiled.json")
@@ -249,17 +279,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.memory_of:
         print(memory_mb(options.memory_of, recipe, options.batch))
         return
-    alone = [sys.executable, __file__, *words, "--memory-of"]
     names = contestants(options.compiled)
-    memory = {name: float(subprocess.check_output([*alone, name], text=True).split()[-1]) for name in names}
     result = summary(*race(recipe, options), costs.step_gflops(recipe)) | {
-        "memory_mb": memory,
-        "memory_over": {name: memory[OURS] / value for name, value in memory.items() if name != OURS},
-        "compiled_memory_over": {
-            name: memory[COMPILED] / value for name, value in memory.items() if name != COMPILED and COMPILED in memory
-        },
-        "skipped": {name: f"{package} is not installed" for name, package in NEEDS.items() if name not in memory},
-        "profile": shares(ours(recipe), bytes_of(recipe, options.batch), options.updates),
+        **memories([name for name, here in names.items() if here], words),
+        "skipped": {name: f"{NEEDS[name]} is not installed" for name, here in names.items() if not here},
+        **profiles(recipe, options),
         "batch": options.batch,
         "hardware": hardware(),
         "command": ["python", "benchmarks/steps.py", *words],

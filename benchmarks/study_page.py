@@ -144,9 +144,30 @@ def beside_the_paper(content: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *cost(content)]
 
 
+def ceiling(content: Mapping[str, Any]) -> list[str]:
+    """Return the table of the network that bounds a study from above, and the sentence about its learning rate."""
+    measured = [one for one in content["rows"] if one["measured_on"] == "test"]
+    tried = {one["rate"]: one["top1"] for one in content["rows"] if one["measured_on"] == "validation"}
+    if not measured:
+        return ["Not measured yet."]
+    tasks = list(dict.fromkeys(one["task"] for one in measured))
+    tops = {task: [one["top1"] for one in measured if one["task"] == task] for task in tasks}
+    cells = [estimate({"values": tops[task]}) for task in tasks]
+    hours = sum(one["seconds"] for one in content["rows"]) / 3600
+    found = f"Learning rates of a batch of 128, on validation images: {', '.join(f'{k:g}' for k in sorted(tried))}; "
+    return [
+        row("network", *tasks, "seeds"),
+        "|---" * (len(tasks) + 2) + "|",
+        row(content["model"], *cells, max(map(len, tops.values()))),
+        "",
+        f"{found}the best is {max(tried, key=lambda rate: tried[rate]):g}. "
+        f"`{' '.join(content['command'])}`, {content['hardware']['cpus']} cores: {hours:.1f} hours.",
+    ]
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "accuracies": accuracies, "claims": verdicts, "transfer": transferred, "again": repeated, "cost": cost,
-    "readme": beside_the_paper,
+    "readme": beside_the_paper, "ceiling": ceiling,
 }  # fmt: skip
 
 

@@ -51,7 +51,9 @@ def test_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = facts(tmp_path, "steps")
     rows = {(row["model"], row["mode"]): row for row in results["steps"]}
     assert rows["mae_lite MAE", "bf16, compiled"]["skipped"] == "torch.compile is left out of the dry run"
-    for key in (("mae_lite MAE", "bf16"), ("mae_lite MAE", "fp32"), ("timm classification", "bf16")):
+    ours = ("mae_lite MAE", "bf16"), ("mae_lite MAE", "fp32"), ("mae_lite MAE, 32 px", "bf16")
+    theirs = ("timm classification", "bf16"), ("transformers ViTMAE", "fp16")
+    for key in (*ours, *(key for key in theirs if "skipped" not in rows[key])):
         row = rows[key]
         assert row["ms_min"] <= row["ms"] <= row["ms_max"]
         assert row["images_per_second"] == pytest.approx(row["batch"] / row["ms"] * 1e3)
@@ -98,7 +100,10 @@ def test_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert benchmark.main([*TINY, "--out", str(tmp_path), "--workers", "0"]) == 0
     results = facts(tmp_path, "end_to_end")
     assert results["images"] == {"kind": "generated", "count": 16, "mean_kb": pytest.approx(1.5, abs=1.0)}
-    assert all(results["images_per_second"][name] > 0 for name in ("step alone", "loader alone", "run"))
+    assert list(results["images_per_second"]) == ["JPEG files", "JPEG pack", "resident"]
+    for speeds in results["images_per_second"].values():
+        assert speeds["run"] > 0
+        assert speeds["share of the step's speed"] == pytest.approx(speeds["loader alone"] / results["step_alone"])
 
 
 @pytest.mark.parametrize(("side", "runs"), [("mae", ["mae", "mae-fine"]), ("scratch", ["scratch", "scratch-longer"])])
@@ -297,6 +302,20 @@ def test_ratios_of_steps_are_those_of_each_round(monkeypatch: pytest.MonkeyPatch
     assert found["ours_over"] == {"other": 1.5}
     assert found["images_per_second"] == {"mae_lite": 30.0, "other": 20.0}
     assert found["share_of_limit"] == pytest.approx(0.25)  # of 0.2, 0.3 and 0.25
+
+
+def test_profiles_of_steps_know_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = module("step_profile", monkeypatch)
+    plain, weight = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(weight(torch.nn.functional.gelu(plain(images))), -1)
+
+    compiled, images = torch.compile(forward), torch.randn(64, 8)
+    torch.autograd.backward(compiled(images).sum())
+    with profile.named_kernels():
+        shares = profile.shares(lambda rows: torch.autograd.backward(compiled(rows).square().sum()), images, 2)
+    assert all(shares["shares"][name] > 0 for name in ("matrix products", "attention", "GELU"))
 
 
 @pytest.mark.slow
