@@ -86,7 +86,7 @@ def study(words: Sequence[str]) -> int:
     name, rest = positional(words, "the study", known, "mae-lite study digits", StudyOptions)
     subject, rest = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest)
     options = options_from(rest, StudyOptions, "mae-lite study NAME", {})
-    from mae_lite.report.repeat import flags
+    from mae_lite.overrides import flags
     from mae_lite.studying import study as studying
 
     value = studies.get(name, options.scale, subject).shorter(options.updates, options.seeds)

@@ -24,7 +24,7 @@ from mae_lite.errors import EXIT_STOPPED, in_line
 from mae_lite.processes import Pool, stop_signals_raise
 from mae_lite.report import compose, page
 from mae_lite.report.read import BASELINES as BASELINES_FILE
-from mae_lite.terminal import answer, say
+from mae_lite.terminal import answer, say, tell
 
 TRAINING_IMAGES = 1346
 
@@ -53,10 +53,10 @@ def run(
     files.make_folder(out)
     pretraining = Stage(out / "pretrain", shortened(recipes.get("digits-mae"), pretrain_steps))
     stages = finetunings(out, pretraining.folder, finetune_steps)
-    _tell(f"MAE pre-training without labels ({pretraining.recipe.epochs:g} epochs) in one process, and")
-    _tell(f"{len(stages)} fine-tunings with {_list(LABELS)} labels per class beside and after it")
+    tell(f"MAE pre-training without labels ({pretraining.recipe.epochs:g} epochs) in one process, and")
+    tell(f"{len(stages)} fine-tunings with {_list(LABELS)} labels per class beside and after it")
     try:
-        with stop_signals_raise(), Pool(processes, _tell) as pool:
+        with stop_signals_raise(), Pool(processes, tell) as pool:
             alone = [stage for stage in stages.values() if stage.init is None]
             pool.finish(
                 [partial(train_stage, stage) for stage in (pretraining, *alone)],
@@ -64,7 +64,7 @@ def run(
             )
             results = {cell: _accuracy(stage.folder) for cell, stage in stages.items()} | pool.call(baselines)
     except KeyboardInterrupt:
-        _tell("stopped; what was finished is kept, the same command continues")
+        tell("stopped; what was finished is kept, the same command continues")
         return EXIT_STOPPED
     answer(demo_results.as_values(results), f"\n{demo_results.as_text(results)}", as_json)
     files.write_json(out / BASELINES_FILE, demo_results.as_baselines(results))
@@ -74,10 +74,6 @@ def run(
     headline = "\n".join(map(in_line, report.headline))
     say(f"\n{headline}\nThe page: {in_line(path)}  ({time.monotonic() - start:.0f} s)", aside=as_json)
     return 0
-
-
-def _tell(line: str) -> None:
-    say(line, aside=True)
 
 
 def finetunings(out: Path, pretrained: Path, steps: int | None) -> dict[Cell, Stage]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -21,6 +21,17 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 Values = dict[str, Any]
 _UNIONS = ("encoder", "method", "optimizer")
 """Pages of several kinds; pydantic puts the kind behind their name."""
+
+
+def flags(settings: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return settings as words of a command line, which :func:`parse` understands."""
+    return [word for name, value in settings for word in (f"--{name.replace('_', '-')}", *_as_words(value))]
+
+
+def _as_words(value: Any) -> list[str]:
+    if not isinstance(value, list | tuple):
+        return [str(value)]
+    return [":".join(map(str, item)) if isinstance(item, list | tuple) else str(item) for item in value]
 
 
 def parse(argv: Sequence[str], model: type[BaseModel], base: Mapping[str, Any]) -> Values:

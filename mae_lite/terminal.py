@@ -20,6 +20,11 @@ def say(text: str = "", *, aside: bool = False) -> None:
     print(plain(text), file=sys.stderr if aside else sys.stdout, flush=True)
 
 
+def tell(text: str) -> None:
+    """Print a word beside the result, as :func:`say` does."""
+    say(text, aside=True)
+
+
 def answer(value: Any, text: str, as_json: bool) -> None:
     """Print what a command has found: ``value`` as JSON for programs, or ``text`` for people.
 

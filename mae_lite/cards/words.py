@@ -55,6 +55,12 @@ def points(share: float, ends: Sequence[float]) -> str:
     return f"{_points(share)} ({_points(ends[0])} to {_points(ends[1])})"
 
 
+def gained(share: float, ends: Sequence[float]) -> str:
+    """Return a drop the other way round, as is read more easily alone: what was lost is negative."""
+    value, low, high = (f"{round(-100 * one, 2) + 0:+.2f}" for one in (share, ends[1], ends[0]))
+    return f"{value} ({low} to {high})"
+
+
 def _points(share: float) -> str:
     value = round(100 * share, 2)
     return f"{value:.2f}" if value >= 0 else f"-{-value:.2f}"
@@ -98,7 +104,7 @@ def headline(record: Mapping[str, Any], data: str) -> list[str]:
     )
     smallest = min(forms, key=lambda form: form["bytes"])
     lost = "" if smallest["drop"] is None or smallest["form"] == "torch" else (
-        f"; float32's accuracy minus its own is {points(smallest['drop'], smallest['drop_interval'])} points"
+        f"; its accuracy minus float32's is {gained(smallest['drop'], smallest['drop_interval'])} points"
     )  # fmt: skip
     said.append(f"The smallest form, {smallest['form']}, has {megabytes(smallest['bytes'])}{lost}.")
     return said

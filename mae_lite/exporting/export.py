@@ -181,16 +181,11 @@ def _record(model: Subject, out: Path | None, settings: ExportSettings, work: Wo
     }
 
 
-def _flags(settings: ExportSettings, out: Path | None) -> Iterator[str]:
-    """Yield the words of a command line that change what is written, compared and where; ``--to`` always."""
-    if out is not None:
-        yield from ("--out", str(out))
+def _flags(settings: ExportSettings, out: Path | None) -> list[str]:
+    """Return the words of a command line that change what is written, compared and where; ``--to`` always."""
     changed = set(settings.model_dump(exclude_defaults=True)) | {"to"}
-    for name in ExportSettings.model_fields:
-        if name in changed:
-            value = getattr(settings, name)
-            yield f"--{name.replace('_', '-')}"
-            yield from map(str, value if isinstance(value, tuple) else (value,))
+    asked = [(name, getattr(settings, name)) for name in ExportSettings.model_fields if name in changed]
+    return overrides.flags(asked if out is None else [("out", out), *asked])
 
 
 def as_text(record: dict[str, Any]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mae_lite import recipes
 from mae_lite.config import Recipe
+from mae_lite.overrides import flags
 from mae_lite.report.read import Run
 
 _SKIPPED = ("name", "note", "parent")
@@ -60,17 +61,6 @@ def changes(recipe: Recipe) -> list[str]:
     base, ours = recipes.get(recipe.name).model_dump(mode="json"), recipe.model_dump(mode="json")
     found = _differing(base, ours)
     return flags((setting, value) for setting, _, value in found if setting.split(".")[0] not in _SKIPPED)
-
-
-def flags(settings: Iterable[tuple[str, Any]]) -> list[str]:
-    """Return settings as words of a command line."""
-    return [word for name, value in settings for word in (f"--{name.replace('_', '-')}", *_as_words(value))]
-
-
-def _as_words(value: Any) -> list[str]:
-    if not isinstance(value, list | tuple):
-        return [str(value)]
-    return [":".join(map(str, item)) if isinstance(item, list | tuple) else str(item) for item in value]
 
 
 def _differing(base: Any, ours: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mae_lite import recipes
+from mae_lite import overrides, recipes
 from mae_lite.config import Recipe
 from mae_lite.report import repeat
 from mae_lite.studies.values import Analysis, Pretraining, Row, Study, Task
@@ -135,7 +135,7 @@ class _Builder:
         if analysis.kind == "probe":
             tuned = self._study.finetuned(rows[analysis.rows[0]], self._study.tasks[0], self._study.seeds[0])
             settings = tuned.model_dump(include=_LABELS, exclude_none=True)
-            options = ["--blocks", *repeat.flags(settings.items()), "--seed", str(tuned.seed)]
+            options = ["--blocks", *overrides.flags(settings.items()), "--seed", str(tuned.seed)]
             images = self._study.images + self._study.test_images
         yield analysis, self._looked(analysis, list(encoders.values()), options, images)
 
@@ -158,7 +158,7 @@ class _Builder:
         folder = self._root / f"layers-{analysis.name}-{hashed(identity)}"
         words = ["layers", str(encoder.folder), recipe.name, "--data", data, *repeat.changes(recipe)]
         runtime = {name: value for name, value in self._study.runtime.items() if not name.startswith("probe_")}
-        words += repeat.flags({"tensorboard": False, **runtime, "seeds": seeds, "out": str(folder)}.items())
+        words += overrides.flags({"tensorboard": False, **runtime, "seeds": seeds, "out": str(folder)}.items())
         runs = _LAYERS_POINTS * len(seeds)
         images = runs * self._study.trained_on(recipe, task)
         return self._add(Stage(folder.name, "layers", folder, tuple(words), (encoder.name,), recipe, data, images))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mae_lite import files, rundir
+from mae_lite import files, overrides, rundir
 from mae_lite.config import Recipe, Supervised
 from mae_lite.errors import NotFinite, NumericsError
 from mae_lite.report import repeat
@@ -96,7 +96,7 @@ def training(
     words = [kind, recipe.name, "--data", data]
     words += [word for use, start in sources.items() for word in (f"--{use}", start.weights)]
     words += repeat.changes(recipe)
-    words += repeat.flags({"tensorboard": False, "progress": False, **own, "out": str(root / name)}.items())
+    words += overrides.flags({"tensorboard": False, "progress": False, **own, "out": str(root / name)}.items())
     needs = tuple(start.identity for start in sources.values() if start.stage)
     return Stage(name, kind, root / name, tuple(words), needs, recipe, data, images)
 

@@ -18,7 +18,7 @@ from mae_lite.report import compose, page
 from mae_lite.studies.values import Study
 from mae_lite.studying import claims, forecast, graph, recommending, results, running, slurm
 from mae_lite.studying.running import Outcome, Pool
-from mae_lite.terminal import answer, say
+from mae_lite.terminal import answer, tell
 from mae_lite.timing.clock import clock
 
 
@@ -84,17 +84,17 @@ def run(wanted: Order, as_json: bool = False) -> int:
         found = forecast.forecast(wanted.study, stages)
         done = sum(item.state == "done" for item in found)
         left = clock(forecast.wall_seconds(found, processes))
-        _tell(f"{wanted.study.title}: {len(found)} stages, {done} done; about {left} left with {processes} at once")
-        outcome = Pool(processes, wanted.folder / "logs", gpus, _tell).run(forecast.in_order(found))
+        tell(f"{wanted.study.title}: {len(found)} stages, {done} done; about {left} left with {processes} at once")
+        outcome = Pool(processes, wanted.folder / "logs", gpus, tell).run(forecast.in_order(found))
         written = write(wanted, stages)
         answer(written, f"\n{as_text(wanted, written)}", as_json)
     finally:
         lock.release()
     if outcome.stopped:
-        _tell("stopped; what was finished is kept, the same command continues")
+        tell("stopped; what was finished is kept, the same command continues")
         return EXIT_STOPPED
     _check(wanted, outcome)
-    _tell(f"({time.monotonic() - begun:.0f} s)")
+    tell(f"({time.monotonic() - begun:.0f} s)")
     return 0
 
 
@@ -179,7 +179,3 @@ def _check(wanted: Order, outcome: Outcome) -> None:
         found=", ".join(outcome.failed),
         fix=f"mend what the last lines above say (all of them: {wanted.folder / 'logs'}), then give the same command",
     )
-
-
-def _tell(line: str) -> None:
-    say(line, aside=True)

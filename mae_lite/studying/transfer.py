@@ -20,7 +20,7 @@ from mae_lite.studying import forecast, running, set_data, starts, transfer_resu
 from mae_lite.studying.cells import Cell, cells
 from mae_lite.studying.running import Outcome
 from mae_lite.studying.stages import Stage
-from mae_lite.terminal import say
+from mae_lite.terminal import tell
 from mae_lite.timing.clock import clock
 
 _log = logging.getLogger(__name__)
@@ -101,10 +101,10 @@ def run(wanted: Order) -> tuple[dict[str, Any], MaeLiteError | None]:
             planned = _forecast(wanted.suite, found)
             done = sum(item.state == "done" for item in planned)
             left = clock(forecast.wall_seconds(planned, processes))
-            _tell(f"{wanted.suite.title}: {len(planned)} stages, {done} done; about {left} left, {processes} at once")
+            tell(f"{wanted.suite.title}: {len(planned)} stages, {done} done; about {left} left, {processes} at once")
             failed = _unusable(found)
             able = [cell for cell in found if cell.set.name not in failed]
-            pool = running.Pool(processes, wanted.folder / "logs", graphics, _tell)
+            pool = running.Pool(processes, wanted.folder / "logs", graphics, tell)
             outcome = _carried_out(pool, able)
             summary = _write(wanted, models, found)
     except KeyboardInterrupt:
@@ -130,14 +130,14 @@ def _unusable(found: Sequence[Cell]) -> dict[str, MaeLiteError]:
     failed: dict[str, MaeLiteError] = {}
     for name, one in waiting.items():
         try:
-            _tell(f"{name}: {set_data.check(one)}")
+            tell(f"{name}: {set_data.check(one)}")
         except MaeLiteError as error:
             failed[name] = error
     if failed and len(failed) == len({cell.set.name for cell in found}):
         first: MaeLiteError = next(iter(failed.values()))
         raise first
     for name, reason in failed.items():
-        _tell(plain(f"{name} is left out: {reason}"))
+        tell(plain(f"{name} is left out: {reason}"))
     return failed
 
 
@@ -147,7 +147,7 @@ def _carried_out(pool: running.Pool, able: Sequence[Cell]) -> Outcome:
     for name, code in list(tried.failed.items()):
         if code == NumericsError.exit_code:
             del tried.failed[name]
-            _tell(f"{name} diverged, which is an answer: its settings are not chosen")
+            tell(f"{name} diverged, which is an answer: its settings are not chosen")
     if tried.stopped:
         return tried
     last = pool.run({stage.name: stage for cell in able for stage in _finals(cell)})
@@ -203,7 +203,3 @@ def _unfinished(
 
 def _stopped() -> Stopped:
     return Stopped("the transfer is stopped; what was finished is kept", fix="the same command continues")
-
-
-def _tell(line: str) -> None:
-    say(line, aside=True)
