@@ -40,9 +40,10 @@ AROUND: dict[tuple[str, str], tuple[float | None, float]] = {
     ("cifar10-cpu", "MAE"): (2e-3, 5e-3),
     ("cifar10-cpu", "D-MAE"): (2e-3, 5e-3),
     ("cifar10-cpu", "MoCo-v3"): (1.5e-4, 5e-3),
+    ("cifar10-scarce-cpu", "supervised"): (1.25e-3, 5e-3),
 }
 """Rates of pre-training and fine-tuning that a row's settings are multiples of: what the study had before it was
-searched; other rows have theirs of now."""
+searched, for supervised pre-training scratch's; other rows have theirs of now."""
 VALIDATION = 0.1
 """Share of the training images that settings are compared on."""
 

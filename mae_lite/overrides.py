@@ -7,6 +7,7 @@ Python call and a recipe file meet the same rules; tyro only renders ``--help``.
 from __future__ import annotations
 
 import itertools
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -174,7 +175,9 @@ def _explain(model: type[BaseModel], values: Mapping[str, Any], item: Any) -> st
     if item["type"] == "missing":
         return f"{path} is missing"
     expected = item["msg"].removeprefix("Input should be ")
-    return f"{path}: found {item['input']!r}, expected {expected[0].lower()}{expected[1:]}"
+    words = re.findall(r"'([^']*)'", expected) if item["type"] == "literal_error" else []
+    close = nearest(str(item["input"]), words)
+    return f"{path}: found {item['input']!r}{close}, expected {expected[0].lower()}{expected[1:]}"
 
 
 def _deep_copy(values: Mapping[str, Any]) -> Values:

@@ -201,6 +201,7 @@ def test_flags_set_fields(words: tuple[str, ...], field: str, value: Any) -> Non
         (("--encoder.depth", "None"), ("encoder.depth", "'None'")),
         (("--tensorboard", "maybe"), ("tensorboard", "'maybe'")),
         (("--precision", "fp16"), ("precision", "'fp16'", "'bf16' or 'fp32'")),
+        (("--loading", "residnet"), ("loading", "'residnet' (nearest: 'resident')", "'workers'")),
         (("--augmentation.crop-scale", "0.2"), ("augmentation.crop_scale",)),
         (("--augmentation.crop-scale", "0.2", "0.5", "1"), ("augmentation.crop_scale",)),
         (("--optimizer.no-decay", "norms"), ("optimizer.no_decay", "'norms'")),
