@@ -40,6 +40,7 @@ from mae_lite import config, costs, recipes
 from mae_lite.data.loader import Batch, to_device
 from mae_lite.data.plan import Plan
 from mae_lite.engine import compiling, loop
+from mae_lite.engine.feed import Feed
 from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
 from mae_lite.engine.ranks import start_fabric
 from mae_lite.engine.signals import StopSignals
@@ -85,7 +86,7 @@ def ours(recipe: config.Recipe, compiled: bool = False) -> Step:
         rest: Any = {"plan": plan, "batches": lambda *_: iter(()), "folder": Path(), "signals": StopSignals()}
         job = loop.Job(recipe, runtime, fabric, method, wrapped, optimizer, rate, decay, **rest)
         nothing = torch.full((own,), -1)
-        return loop.update(job, next(steps), iter([Batch(images, nothing, nothing)]))
+        return loop.update(job, next(steps), Feed(job, iter([Batch(images, nothing, nothing)])))
 
     return step
 

@@ -180,10 +180,11 @@ def test_what_is_timed_is_the_loops_own_update(monkeypatch: pytest.MonkeyPatch) 
     """And each on other images, in the order of a run."""
     seen, original = list[tuple[int, list[int]]](), loop._backward
 
-    def watched(job: loop.Job, step: int, batches: Any, parts: Any) -> Any:
-        batch = next(batches)
-        seen.append((step, batch.ids.tolist()))
-        return original(job, step, iter([batch]), parts)
+    def watched(job: loop.Job, step: int, feed: Any, parts: Any) -> Any:
+        numbers = original(job, step, feed, parts)
+        (part,) = parts
+        seen.append((step, part.ids.tolist()))
+        return numbers
 
     monkeypatch.setattr(loop, "_backward", watched)
     setting = rates.open_setting(toy.mae(), toy.runtime(Path("unused")), 4)

@@ -31,6 +31,12 @@ class Batch:
         images, labels, ids = (tensor.pin_memory() for tensor in (self.images, self.labels, self.ids))
         return replace(self, images=images, labels=labels, ids=ids, local_images=local)
 
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on ``device``, its images as they are."""
+        local = None if self.local_images is None else self.local_images.to(device, non_blocking=True)
+        images, labels, ids = (value.to(device, non_blocking=True) for value in (self.images, self.labels, self.ids))
+        return replace(self, images=images, labels=labels, ids=ids, local_images=local)
+
 
 def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...], std: tuple[float, ...]) -> Batch:
     """Copy bytes to the device and normalise there: (x / 255 - mean) / std, float32.
@@ -44,10 +50,9 @@ def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...],
     Returns:
         The batch on the device, with float32 images.
     """
-    images, labels, ids = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.ids))
-    local = None if batch.local_images is None else batch.local_images.to(device, non_blocking=True)
-    smaller = None if local is None else normalised(local, mean, std)
-    return Batch(normalised(images, mean, std), labels, ids, batch.bad, smaller)
+    there = batch.to(device)
+    smaller = None if there.local_images is None else normalised(there.local_images, mean, std)
+    return replace(there, images=normalised(there.images, mean, std), local_images=smaller)
 
 
 def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -59,5 +64,10 @@ def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
         std: [C] channel deviations of pixels in 0 to 1.
     """
     shape, device = (-1, 1, 1), pixels.device
-    centre, spread = (torch.tensor(values).view(shape).to(device, non_blocking=True) for values in (mean, std))
+    centre, spread = (uploaded(torch.tensor(values).view(shape), device) for values in (mean, std))
     return pixels.float().div_(255).sub_(centre).div_(spread)
+
+
+def uploaded(values: Tensor, device: torch.device) -> Tensor:
+    """Copy numbers of the host to the device without waiting for the work that is queued there."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)

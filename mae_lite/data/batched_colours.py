@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mae_lite.config import Augmentation
 from mae_lite.data import colours
+from mae_lite.data.batch import uploaded
 from mae_lite.data.colours import Uniforms, of_view
 
 _LUMA = (19595, 38470, 7471)
@@ -25,9 +26,8 @@ _BLURS = 3
 
 
 def on_device(values: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    """Copy a small array to the device without waiting for the work that is queued there."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    """Copy an array to the device, see :func:`uploaded`."""
+    return uploaded(torch.from_numpy(np.ascontiguousarray(values)), device)
 
 
 def to_bytes(values: Tensor) -> Tensor:

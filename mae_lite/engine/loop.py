@@ -19,12 +19,13 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from mae_lite import config, draws
-from mae_lite.data.loader import Batch, to_device
+from mae_lite.data.batch import Batch, to_device
 from mae_lite.data.plan import Plan
 from mae_lite.display import Show
 from mae_lite.engine import checkpoint
 from mae_lite.engine.checkpoint import Progress
 from mae_lite.engine.failure import Seen, check_state, kept, refuse
+from mae_lite.engine.feed import Feed
 from mae_lite.engine.meter import Meter, Waited
 from mae_lite.engine.optim import LearningRate, WeightDecay, set_learning_rate, set_weight_decay
 from mae_lite.engine.ranks import averaged, on_rank_zero
@@ -95,7 +96,7 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     fabric, end = job.fabric, job.rate.total_steps
     last = min(end, job.runtime.stop_after_steps or end)
     batches = Waited(job.batches(progress.step, last))
-    meter = Meter(fabric, job.plan, job.method, progress, batches)
+    meter, feed = Meter(fabric, job.plan, job.method, progress, batches), Feed(job, batches)
     saver = _Saver(job, progress)
     job.wrapped.train()
     if progress.step == 0:
@@ -104,7 +105,7 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
         return "stopped"
     while progress.step < last:
         step = progress.step
-        norm = _norm_of_update(job, progress, meter, batches)
+        norm = _norm_of_update(job, progress, meter, feed)
         job.signals.moved()
         better = _run_probes(job, progress)
         row = None
@@ -122,19 +123,19 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     return "finished" if progress.step >= end else "paused"
 
 
-def _norm_of_update(job: Job, progress: Progress, meter: Meter, batches: Iterator[Batch]) -> Tensor | None:
+def _norm_of_update(job: Job, progress: Progress, meter: Meter, feed: Feed) -> Tensor | None:
     """Make the next update, or leave it out if it is one of those; return the gradients' norm, None without."""
     step = progress.step
     if step in job.skipped:
         for _ in range(job.plan.micro_batches):
-            next(batches)
+            feed.leave_out()
         progress.step += 1
         epoch = round(progress.step / job.plan.steps_per_epoch, 4)
         job.log({"step": progress.step, "epoch": epoch, "left_out": 1})
         return None
     seen: list[Seen] = []
     try:
-        numbers, norm = update(job, step, batches, seen)
+        numbers, norm = update(job, step, feed, seen)
     except NotFinite as failure:
         raise kept(job, progress, seen, failure) from failure
     progress.step += 1
@@ -142,15 +143,13 @@ def _norm_of_update(job: Job, progress: Progress, meter: Meter, batches: Iterato
     return norm
 
 
-def update(
-    job: Job, step: int, batches: Iterator[Batch], seen: list[Seen] | None = None
-) -> tuple[dict[str, Tensor], Tensor]:
+def update(job: Job, step: int, feed: Feed, seen: list[Seen] | None = None) -> tuple[dict[str, Tensor], Tensor]:
     """Make the update number ``step``; return the means of loss and logs on this rank, and the gradients' norm.
 
     Args:
         job: the run.
         step: counts from 0.
-        batches: the next are those of the update.
+        feed: the next micro-batches are those of the update.
         seen: gets its micro-batches, also when the update fails.
 
     Raises:
@@ -160,8 +159,9 @@ def update(
     set_learning_rate(job.optimizer, job.rate(step))
     set_weight_decay(job.optimizer, job.decay(step))
     job.method.before_step(epoch)
-    numbers = _backward(job, step, batches, [] if seen is None else seen)
+    numbers = _backward(job, step, feed, [] if seen is None else seen)
     job.method.after_backward(epoch)
+    feed.prepare(step + 1, job.plan.micro_rows(0))  # while the device computes: the norm is waited for
     norm = _gradient_norm(job, step, averaged(job.fabric, numbers["loss"]))
     job.optimizer.step()
     job.optimizer.zero_grad(set_to_none=True)
@@ -171,14 +171,15 @@ def update(
     return numbers, norm
 
 
-def _backward(job: Job, step: int, batches: Iterator[Batch], seen: list[Seen]) -> dict[str, Tensor]:
+def _backward(job: Job, step: int, feed: Feed, seen: list[Seen]) -> dict[str, Tensor]:
     """Add up the gradients of all micro-batches of an update; return the means of loss and logs on this rank."""
     fabric, count, augmentation = job.fabric, job.plan.micro_batches, job.recipe.augmentation
     total: dict[str, Tensor] = {}
     for micro in range(count):
-        batch = to_device(next(batches), fabric.device, augmentation.mean, augmentation.std)
+        food = feed.take(step, job.plan.micro_rows(micro))
+        batch = to_device(food.batch, fabric.device, augmentation.mean, augmentation.std)
         with fabric.no_backward_sync(job.wrapped, enabled=micro + 1 < count):
-            output = forward(job, step, batch, job.plan.micro_rows(micro), (fabric.global_rank, micro))
+            output = forward(job, step, batch, food.drawn, (fabric.global_rank, micro))
             fabric.backward(output.loss / count)
         seen.append(Seen(batch.ids, output.loss.detach()))
         for name, value in {"loss": output.loss, **output.logs}.items():
@@ -186,23 +187,20 @@ def _backward(job: Job, step: int, batches: Iterator[Batch], seen: list[Seen]) -
     return total
 
 
-def forward(job: Job, step: int, batch: Batch, rows: range, part: tuple[int, int]) -> StepOutput:
+def forward(job: Job, step: int, batch: Batch, drawn: Mapping[str, Tensor], part: tuple[int, int]) -> StepOutput:
     """Return loss and logs of a part of an update.
 
     Args:
         job: the run.
         step: the update.
-        batch: images on the device, as ``rows`` of the global batch.
-        rows: where the part stands there.
+        batch: images on the device.
+        drawn: random numbers for them.
         part: rank and micro-batch, which drop path depends on.
     """
-    device = job.fabric.device
-    drawn = job.method.draw(job.recipe.seed, step, rows)
-    on_device = {name: value.to(device, non_blocking=True) for name, value in drawn.items()}
     if job.recipe.encoder.drop_path > 0:
         torch.manual_seed(draws.key(job.recipe.seed, "drop path", step, *part) >> 1)
     local = () if batch.local_images is None else (batch.local_images,)
-    output: StepOutput = job.wrapped(batch.images, batch.labels, on_device, *local)
+    output: StepOutput = job.wrapped(batch.images, batch.labels, drawn, *local)
     return output
 
 

@@ -15,6 +15,7 @@ from mae_lite.data import images
 from mae_lite.data.batch import Batch
 from mae_lite.data.sources import Source, subset
 from mae_lite.engine import loop
+from mae_lite.engine.feed import Feed
 from mae_lite.engine.meter import Waited
 from mae_lite.engine.ranks import start_fabric
 from mae_lite.engine.signals import StopSignals
@@ -152,9 +153,10 @@ def decode_rate(source: Source, recipe: config.Recipe, seconds: float) -> float:
 
 def _updates_per_second(setting: Setting, batches: Iterator[Batch], seconds: float) -> float:
     job, steps = setting.job, iter(range(10**9))
+    feed = Feed(job, batches)
 
     def update() -> None:
-        loop.update(job, min(next(steps), job.rate.total_steps - 1), batches)
+        loop.update(job, min(next(steps), job.rate.total_steps - 1), feed)
 
     for _ in range(2):
         update()
