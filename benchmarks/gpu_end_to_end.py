@@ -1,9 +1,10 @@
-"""Whole runs on JPEG files, on a pack of JPEGs and on images in the device's memory: images/s beside the step alone.
+"""Whole runs on a pack of JPEGs, on a pack of pixels and on images in the device's memory, beside the step alone.
 
-The run is ``mae_lite.run``; files and JPEGs of the pack, 256 px, are read by as many processes as there are cores. For
-each way the reader is measured alone, too: its share of the step's speed says how much of what the device could learn
-from this machine's cores can give it. A worker makes whole batches, so that they arrive in bursts of one per worker:
-times are taken over whole bursts, without the first two.
+The run is ``mae_lite.run``; packs, of photographs of 256 px, are read by as many processes as there are cores. For each
+way the reader is measured alone, too: its share of the step's speed, eager or compiled, whichever is faster, says how
+much of what the device could learn from the cores of this machine can give it. A worker makes whole batches, so that
+they arrive in bursts of one per worker: times are taken over whole bursts, without the first two. ViTMAE of
+transformers, trained as usual in fp16 and fed for nothing, stands beside them where it is installed.
 The images: DATA/images (benchmarks/make_pack.py makes it), else generated ones.
 
     DATA=data-pack python benchmarks/gpu_end_to_end.py [--batch 512] [--workers N] [--device cpu --tiny]
@@ -12,6 +13,7 @@ The images: DATA/images (benchmarks/make_pack.py makes it), else generated ones.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import tempfile
@@ -24,7 +26,7 @@ import gpu_record
 import gpu_steps
 import numpy as np
 import torch
-from gpu_timing import milliseconds, wait
+from gpu_timing import wait
 from PIL import Image
 
 import mae_lite
@@ -32,6 +34,7 @@ from mae_lite import config, inputs, loading, recipes
 from mae_lite.engine.ranks import start_fabric
 from mae_lite.preparing.prepare import Order, prepare
 
+STOPPED = 75
 BURSTS = 8
 _WARM_UP = 2
 
@@ -63,9 +66,20 @@ def roads(images: Path, place: Path, options: argparse.Namespace) -> dict[str, d
     for kind in ("jpeg", "uint8"):
         prepare(Order(str(images), place / kind, kind=kind, side=side, workers=max(1, options.workers)))
     return {
-        "JPEG files": {"data": str(images), "loading": "workers"},
         "JPEG pack": {"data": str(place / "jpeg"), "loading": "workers"},
+        "pixel pack": {"data": str(place / "uint8"), "loading": "workers"},
         "resident": {"data": str(place / "uint8"), "loading": "resident"},
+    }
+
+
+def step_speeds(batch: int, device: torch.device, tiny: bool) -> dict[str, float]:
+    """Return the images/s of steps alone: ours, and ViTMAE's where it is installed."""
+    modes = [(gpu_steps.OURS, "bf16"), (gpu_steps.OURS, "bf16, compiled"), (gpu_steps.THEIRS, "fp16")]
+    here = importlib.util.find_spec("transformers") is not None
+    return {
+        f"{name}, {mode}": gpu_steps.measure(name, mode, batch, device, tiny)["images_per_second"]
+        for name, mode in modes
+        if (here or name != gpu_steps.THEIRS) and not (tiny and "compiled" in mode)
     }
 
 
@@ -84,11 +98,17 @@ def loader_speed(recipe: config.Recipe, runtime: config.Runtime, place: Path, st
     return (steps - skip) * recipe.global_batch_size / (time.perf_counter() - start)
 
 
+class StoppedEarlyError(Exception):
+    """A signal came."""
+
+
 def run_speed(recipe: config.Recipe, runtime: config.Runtime, skip_rows: int) -> float:
-    """Return the images/s of a run, from its own rows of metrics."""
+    """Return the images/s of a run, from its own rows of metrics; the last one has what the end takes."""
     outcome = mae_lite.run(recipe, runtime)
+    if outcome.state != "finished":
+        raise StoppedEarlyError
     lines = (outcome.folder / "metrics.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if "images_per_second" in row][skip_rows:]
+    rows = [row for row in map(json.loads, lines) if "images_per_second" in row][skip_rows:-1]
     return float(sum(row["images_per_second"] * row["seconds"] for row in rows) / sum(row["seconds"] for row in rows))
 
 
@@ -103,25 +123,24 @@ def compare(options: argparse.Namespace, device: torch.device, place: Path) -> d
     epoch = steps / (len(sizes) // batch)
     changes = {"global_batch_size": batch, "epochs": epoch, "warmup_epochs": epoch / 10}
     recipe = recipes.derive(gpu_steps.recipe_of(options.tiny), "end-to-end", **changes)
-    step = gpu_steps.step_of(gpu_steps.ours(batch, device, options.tiny), "bf16", device)
-    limit = batch / (milliseconds(step, device, seconds=0.01 if options.tiny else 1.0)["ms"] / 1e3)
-    del step
-    rest = {"workers": workers, "log_every_steps": burst, "accelerator": options.device}
+    alone = step_speeds(batch, device, options.tiny)
+    limit = max(speed for name, speed in alone.items() if name.startswith(gpu_steps.OURS))
+    plain = next((speed for name, speed in alone.items() if name.startswith(gpu_steps.THEIRS)), None)
+    rest = {"workers": workers, "log_every_steps": burst, "accelerator": options.device, "probe_images": 0}
     found = {}
     for name, road in roads(images, place, options).items():
         out = str(place / f"run {name}")
-        runtime = config.Runtime(**road, **rest, out=out, tensorboard=False, progress=False)
-        loader = loader_speed(recipe, runtime, place, steps, skip)
-        found[name] = {
-            "loader alone": loader,
-            "share of the step's speed": loader / limit,
-            "run": run_speed(recipe, runtime, _WARM_UP),
-        }
+        compiled = {} if options.tiny else {"compiled": True}
+        runtime = config.Runtime(**road, **rest, **compiled, out=out, tensorboard=False, progress=False)
+        loader, run = loader_speed(recipe, runtime, place, steps, skip), run_speed(recipe, runtime, _WARM_UP)
+        found[name] = {"loader alone": loader, "share of the step's speed": loader / limit, "run": run}
+        if plain is not None:
+            found[name]["run over ViTMAE in fp16"] = run / plain
     return {
         "images": {"kind": kind, "count": len(sizes), "mean_kb": sum(sizes) / len(sizes) / 1e3},
         "batch": batch,
         "workers": workers,
-        "step_alone": limit,
+        "steps_alone": alone,
         "images_per_second": found,
     }
 
@@ -133,9 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=gpu_record.cores())
     options = parser.parse_args(argv)
     device = gpu_record.device_of(options)
-    with tempfile.TemporaryDirectory(prefix="end-to-end-") as place:
-        results = compare(options, device, Path(place))
-    print(f"step alone  {results['step_alone']:>10,.0f} images/s")
+    try:
+        with tempfile.TemporaryDirectory(prefix="end-to-end-") as place:
+            results = compare(options, device, Path(place))
+    except StoppedEarlyError:
+        return STOPPED
+    for name, speed in results["steps_alone"].items():
+        print(f"{name + ', the step alone':45}{speed:>10,.0f} images/s")
     for name, speeds in results["images_per_second"].items():
         share = 100 * speeds["share of the step's speed"]
         print(f"{name:12}{speeds['run']:>10,.0f} images/s; reader alone {speeds['loader alone']:,.0f}, "

@@ -22,8 +22,8 @@ export PYTHONPATH="$PWD/$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=
 ENTRIES=(
   "reference|benchmarks/gpu_reference.py"
   "steps|benchmarks/gpu_steps.py"
-  "methods|benchmarks/gpu_methods.py"
   "end_to_end|benchmarks/gpu_end_to_end.py"
+  "methods|benchmarks/gpu_methods.py"
   "cifar_mae|benchmarks/gpu_cifar.py mae"
   "cifar_scratch|benchmarks/gpu_cifar.py scratch"
   "cifar10_study|benchmarks/gpu_study.py"

@@ -74,7 +74,8 @@ def cores() -> int:
 def sources_digest() -> str:
     """Return a digest of the package and of the queue's scripts: what a result depends on, with or without git."""
     digest = hashlib.sha256()
-    for path in sorted([*(ROOT / "mae_lite").rglob("*.py"), *(ROOT / "benchmarks").glob("gpu_*.py")]):
+    shared = (ROOT / "benchmarks" / name for name in ("own_step.py", "peers.py"))
+    for path in sorted([*(ROOT / "mae_lite").rglob("*.py"), *(ROOT / "benchmarks").glob("gpu_*.py"), *shared]):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -52,18 +52,25 @@ def peak_gb(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
 
 
-def kernel_share(step: Callable[[], object], device: torch.device, calls: int) -> float | None:
-    """Return the share of the time of ``calls`` steps in which the device computes; None where there is no GPU.
+def kernel_milliseconds(step: Callable[[], object], device: torch.device, calls: int) -> float | None:
+    """Return the time of a step in which the device computes, by the profiler over ``calls`` steps; None without a GPU.
 
-    The profiler looks on for as long as one repeat of :func:`milliseconds`, and sees kernels alone.
+    Raises:
+        RuntimeError: the profiler saw no kernel.
     """
     if device.type != "cuda":
         return None
     wait(device)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as found:
-        seconds = _elapsed(step, calls, device)
-    kernels = (event for event in found.key_averages() if event.device_type.name == "CUDA")
-    return float(sum(event.self_device_time_total for event in kernels)) / 1e6 / seconds
+        _elapsed(step, calls, device)
+    spent = sum(
+        float(event.self_device_time_total)
+        for event in found.key_averages()
+        if event.device_type.name == "CUDA" and not event.key.startswith(("Memcpy", "Memset"))
+    )
+    if not spent:
+        raise RuntimeError("no kernel was seen")
+    return spent / 1e3 / calls
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, side: int) -> float:

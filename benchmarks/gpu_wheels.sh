@@ -11,6 +11,9 @@ PYTHON=${PYTHON:-.venv/bin/python}
 PACKAGES="annotated-types docstring-parser fsspec iniconfig jinja2 lightning-fabric lightning-utilities markdown-it-py
   markupsafe mdurl packaging pillow pluggy pydantic pydantic-core pygments pytest pyyaml rich safetensors simplejpeg tifffile
   timm typeguard typing-extensions typing-inspection tyro"
+# transformers, whose MAE stands beside ours, with what it needs.
+PACKAGES="$PACKAGES annotated-doc anyio click filelock h11 httpcore2 httpx2 huggingface-hub idna regex shellingham
+  tokenizers tqdm transformers truststore typer"
 PLATFORMS=()
 for glibc in 28 27 24 17; do PLATFORMS+=(--platform "manylinux_2_${glibc}_x86_64"); done
 PLATFORMS+=(--platform manylinux2014_x86_64)

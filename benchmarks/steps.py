@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import itertools
 import json
 import os
 import platform
@@ -32,20 +31,14 @@ from typing import Any
 
 import timm
 import torch
+from own_step import OwnUpdate
 from peers import vit_mae
 from step_profile import named_kernels, shares
 from torch import Tensor, nn
 
 from mae_lite import config, costs, recipes
 from mae_lite.data.loader import Batch, to_device
-from mae_lite.data.plan import Plan
-from mae_lite.engine import compiling, loop
-from mae_lite.engine.feed import Feed
-from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
-from mae_lite.engine.ranks import start_fabric
-from mae_lite.engine.signals import StopSignals
 from mae_lite.measuring.limits import matrix_rate
-from mae_lite.methods import build
 from mae_lite.models.vit import timm_arguments
 
 CPU = torch.device("cpu")
@@ -65,30 +58,7 @@ def recipe_of(tiny: bool) -> config.Recipe:
 
 def ours(recipe: config.Recipe, compiled: bool = False) -> Step:
     """Return the update of the training loop."""
-    runtime = config.Runtime(data="bytes in memory", accelerator="cpu")
-    fabric = start_fabric(recipe, runtime)
-    method = build(recipe, 0)
-    trained = compiling.compiled(method, CPU) if compiled else method
-    wrapped, optimizer = fabric.setup(trained, build_optimizer(method, recipe))
-    wrapped.train()
-    steps, rate, decay = itertools.count(), LearningRate.of(recipe, 1), WeightDecay.of(recipe, 1)
-
-    def step(images: Tensor) -> object:
-        own, ranks = len(images), fabric.world_size
-        plan = Plan(
-            samples=own * ranks,
-            global_batch_size=own * ranks,
-            micro_batch_size=own,
-            seed=recipe.seed,
-            ranks=ranks,
-            rank=fabric.global_rank,
-        )
-        rest: Any = {"plan": plan, "batches": lambda *_: iter(()), "folder": Path(), "signals": StopSignals()}
-        job = loop.Job(recipe, runtime, fabric, method, wrapped, optimizer, rate, decay, **rest)
-        nothing = torch.full((own,), -1)
-        return loop.update(job, next(steps), Feed(job, iter([Batch(images, nothing, nothing)])))
-
-    return step
+    return OwnUpdate(recipe, CPU, compiled)
 
 
 def _step(model: nn.Module, loss: Callable[[Tensor], Tensor], recipe: config.Recipe) -> Step:

@@ -77,6 +77,23 @@ def test_steps_say_what_failed_and_what_had_no_time(tmp_path: Path, monkeypatch:
     assert json.loads((tmp_path / "gpu_steps.json").read_text())["passed"] is False
     assert steps.main([*TINY, "--out", str(tmp_path), "--seconds", "0"]) == 0
     assert all("skipped" in row for row in facts(tmp_path, "steps")["steps"])
+    assert json.loads((tmp_path / "gpu_steps.json").read_text())["passed"] is False, "it is not done"
+
+
+def test_ours_stands_beside_the_usual_training_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = module("gpu_steps", monkeypatch)
+    rows = [
+        {"model": model, "mode": mode, "batch": batch, "ms": ms}
+        for model, mode, batch, ms in (
+            (steps.OURS, "bf16", 8, 2.0),
+            (steps.THEIRS, "fp16", 8, 7.0),
+            (steps.THEIRS, "bf16", 8, 6.0),
+            (steps.OURS, "bf16", 16, 4.0),
+            (steps.OURS_SMALL, "bf16", 8, 1.0),
+        )
+    ]
+    steps.compared(rows)
+    assert [row.get("times_transformers") for row in rows] == [3.5, None, None, None, None]
 
 
 def test_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,10 +117,11 @@ def test_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert benchmark.main([*TINY, "--out", str(tmp_path), "--workers", "0"]) == 0
     results = facts(tmp_path, "end_to_end")
     assert results["images"] == {"kind": "generated", "count": 16, "mean_kb": pytest.approx(1.5, abs=1.0)}
-    assert list(results["images_per_second"]) == ["JPEG files", "JPEG pack", "resident"]
+    assert list(results["images_per_second"]) == ["JPEG pack", "pixel pack", "resident"]
+    own = results["steps_alone"]["mae_lite MAE, bf16"]
     for speeds in results["images_per_second"].values():
         assert speeds["run"] > 0
-        assert speeds["share of the step's speed"] == pytest.approx(speeds["loader alone"] / results["step_alone"])
+        assert speeds["share of the step's speed"] == pytest.approx(speeds["loader alone"] / own)
 
 
 @pytest.mark.parametrize(("side", "runs"), [("mae", ["mae", "mae-fine"]), ("scratch", ["scratch", "scratch-longer"])])
