@@ -33,6 +33,7 @@ from mae_lite.data.opening import open_source
 from mae_lite.data.plan import Plan
 from mae_lite.data.sources import Source
 from mae_lite.data.transforms import TrainTransform
+from mae_lite.exporting.machine import processor
 from mae_lite.preparing.prepare import Order, prepare
 
 ROUNDS = 5
@@ -135,7 +136,7 @@ def main() -> None:
         print(f"{name:<32} {row['images_per_cpu_second']:>8.1f} images/s of CPU   {row['ratio_by_cpu_second']:.2f} x")
     about = {
         "command": "python benchmarks/data_paths.py --tar IMAGENET_SAMPLE",
-        "hardware": f"{platform.machine()}, {os.cpu_count()} CPUs shared with other work; one process, one thread",
+        "hardware": f"{processor()['model']}, {os.cpu_count()} CPUs shared with other work; one process, one thread",
         "system": f"{platform.system()}, Python {sys.version.split()[0]}, torch {torch.__version__}",
         "state": f"file system cache warm, batches of {BATCH}, medians of {options.rounds} interleaved rounds",
         "results": results,

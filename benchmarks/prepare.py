@@ -30,6 +30,7 @@ from mae_lite.config import Reading
 from mae_lite.data.opening import open_source
 from mae_lite.data.pack import Form
 from mae_lite.data.sources import Example, Source, subset
+from mae_lite.exporting.machine import processor
 from mae_lite.preparing.parts import Job, Making, make
 
 SIDE, QUALITY = 256, 90
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = {
         "command": f"python benchmarks/prepare.py {Path(options.data).name} --images {options.images} "
         f"--rounds {options.rounds}",
-        "hardware": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "hardware": f"{processor()['model']}, {os.cpu_count()} CPUs",
         "system": f"{platform.system()}, Python {sys.version.split()[0]}, Pillow {PIL.__version__}, "
         f"libjpeg-turbo {features.version_feature('libjpeg_turbo')}",
         "to": f"JPEG, short side {SIDE}, quality {QUALITY}",

@@ -18,7 +18,6 @@ import importlib
 import importlib.util
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from torch import Tensor, nn
 
 from mae_lite import config, costs, recipes
 from mae_lite.data.loader import Batch, to_device
+from mae_lite.exporting.machine import processor
 from mae_lite.measuring.limits import matrix_rate
 from mae_lite.models.vit import timm_arguments
 
@@ -200,7 +200,7 @@ def hardware() -> dict[str, Any]:
     return {
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
+        **processor(),
         "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
     }

@@ -24,6 +24,7 @@ from mae_lite.rundir import checkpoints, read_rows
 from mae_lite.timing import bench, forecast, rates
 from mae_lite.timing.clock import clock
 from tests import toy
+from tests.benching import jpeg
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +51,7 @@ def test_limits_are_reckoned_from_what_was_measured(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(bench, "matrix_rate", lambda *_: 3e12)
     monkeypatch.setattr(bench, "copy_bandwidth", lambda *_: 5e9)
     monkeypatch.setattr(rates, "decode_rate", lambda *_: 700.0)
+    monkeypatch.setattr(rates, "conversion_rate", lambda *_: 90.0)
     monkeypatch.setattr(rates, "reading_rate", lambda *_: 300.0)
     monkeypatch.setattr(rates, "step_rate", lambda *_: 150.0)
     monkeypatch.setattr(rates, "together_rate", lambda *_: (80.0, 0.4))
@@ -61,12 +63,22 @@ def test_limits_are_reckoned_from_what_was_measured(monkeypatch: pytest.MonkeyPa
     )
     said = bench.as_text(found)
     assert "decoding alone, 1 x 700" in said and "3.00 TFLOP/s" in said and "5.0 GB/s" in said
-    assert "40% of the time is spent waiting for images" in said
+    assert "40% of the time is spent waiting for images" in said and "can make a pack" not in said
     still = {"rotate_degrees": 0.0, "shear_degrees": 0.0, "translate": 0.0, "zoom": (1.0, 1.0)}
     found = bench.bench(toy.mae(augmentation=still), toy.runtime(Path("unused"), loading="resident"), 8, 1.0)
     assert found["images_per_second"]["reading"]["limit"] == 5e9 / (1 * 8 * 8)
     said = bench.as_text(found)
     assert "no workers" in said and "copying the views alone" in said and "waiting for images" not in said
+
+
+def test_making_a_pack_is_timed_where_it_can_be_made(tmp_path: Path) -> None:
+    for number in range(12):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number, 300))
+    small = {"image_size": 32, "width": 24, "depth": 1}
+    recipe = recipes.derive(recipes.get("mae-tiny"), encoder=small, global_batch_size=4)
+    found = bench.bench(recipe, toy.runtime(tmp_path / "run", data=str(tmp_path)), 2, 0.0)
+    rate = found["limits"]["conversion_images_per_second_per_core"]
+    assert rate > 0 and f"mae-lite prepare can make a pack of {rate:,.0f} images/s on each core" in bench.as_text(found)
 
 
 def test_a_forecast_is_reckoned_from_the_probe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,6 @@ _EVERY_SECONDS = 5.0
 _SOON_SECONDS = 5.0
 """Work that is done before other processes have started."""
 _TRIED, _TRIED_DRY = 32, 200
-_QUALITY = 90
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def dry_run(order: Order) -> list[str]:
     if form.kind == "jpeg":
         sizes["uint8"] = expected.images * form.side**2 * form.channels
     elif form.channels == 3:
-        jpeg = Form(**{**dict(form), "kind": "jpeg", "quality": _QUALITY})
+        jpeg = Form(**{**dict(form), "kind": "jpeg", "quality": sample.QUALITY})
         sizes["jpeg"] = sample.estimate(sources, jpeg, _TRIED_DRY).bytes
     lines += [f"about {sample.readable(size)} as {kind}, side {form.side}" for kind, size in sorted(sizes.items())]
     return lines
@@ -127,7 +126,7 @@ def _settled(order: Order) -> tuple[dict[str, Source], plans.Plan]:
         kind=order.kind,
         side=order.side or sample.SIDE,
         channels=order.channels,
-        quality=order.quality or _QUALITY if order.kind == "jpeg" else None,
+        quality=order.quality or sample.QUALITY if order.kind == "jpeg" else None,
         reading=order.reading,
     )
     if order.side is None:

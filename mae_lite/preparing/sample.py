@@ -20,8 +20,8 @@ from mae_lite.errors import DataError, DiskError
 from mae_lite.preparing.resizing import converted, decoded
 
 Result = TypeVar("Result")
-SIDE = 256
-"""Of images that are larger, in pixels."""
+SIDE, QUALITY = 256, 90
+"""Of JPEGs: pixels of the short side, where images are larger, and what the library calls quality."""
 _ASKED = 64
 """Images that are asked for their side."""
 _LISTED = 200

@@ -25,6 +25,8 @@ def bench(recipe: config.Recipe, runtime: config.Runtime, batch: int | None, sec
     decode = rates.decode_rate(source, recipe, seconds)
     reading, step = rates.reading_rate(setting, seconds), rates.step_rate(setting, seconds)
     together, waiting = rates.together_rate(setting, 2 * seconds)
+    packable = recipe.encoder.channels == 3 and not at_hand(source)
+    converted = rates.conversion_rate(source, recipe, seconds) if packable else None
     copied, cores = copy_bandwidth(device, seconds), max(setting.workers, 1)
     resident = setting.job.loading == "resident"
     apart = device.type != "cpu" and not resident  # reading and learning have processors of their own
@@ -41,6 +43,7 @@ def bench(recipe: config.Recipe, runtime: config.Runtime, batch: int | None, sec
             "matrix_tflops": matrix / 1e12,
             "decode_images_per_second_per_core": decode,
             "copy_gb_per_second": copied / 1e9,
+            "conversion_images_per_second_per_core": converted,
         },
         "gflop_per_image": costs.step_gflops(recipe),
         "images_per_second": {
@@ -73,7 +76,7 @@ def _beside(measured: float, limit: float) -> dict[str, float]:
 def as_text(found: dict[str, Any]) -> str:
     """Return the table for people."""
     limits, rows = found["limits"], found["images_per_second"]
-    matrix, decode, copy = limits.values()
+    matrix, decode, copy, converted = limits.values()
     cores = max(found["workers"], 1)
     why = {
         "reading": "copying the views alone, in the memory of the device"
@@ -93,4 +96,6 @@ def as_text(found: dict[str, Any]) -> str:
     ]
     for name, row in rows.items():
         lines.append(f"{name:<10}{row['measured']:>10,.0f}{row['limit']:>10,.0f}{row['share']:>8.0%}   {why[name]}")
+    if converted is not None:
+        lines.append(f"mae-lite prepare can make a pack of {converted:,.0f} images/s on each core")
     return "\n".join([*lines, "", found["advice"]])

@@ -13,7 +13,8 @@ import torch
 from mae_lite import config, inputs, probing, recipes, training
 from mae_lite.data import images
 from mae_lite.data.batch import Batch
-from mae_lite.data.sources import Source, subset
+from mae_lite.data.pack import Form
+from mae_lite.data.sources import Example, Source, subset
 from mae_lite.engine import loop
 from mae_lite.engine.feed import Feed
 from mae_lite.engine.meter import Waited
@@ -22,6 +23,8 @@ from mae_lite.engine.signals import StopSignals
 from mae_lite.errors import ConfigError
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods.teacher import Teacher
+from mae_lite.preparing.resizing import converted
+from mae_lite.preparing.sample import QUALITY, SIDE
 
 FOLDER = Path("runs") / "bench"
 """Where unreadable images are listed; nothing else is written."""
@@ -142,13 +145,28 @@ def decode_rate(source: Source, recipe: config.Recipe, seconds: float) -> float:
     Raises:
         DataError: when an image cannot be decoded.
     """
+    return _of_examples(source, seconds, lambda one: images.decode(one, recipe.encoder.channels, recipe.reading))
+
+
+def conversion_rate(source: Source, recipe: config.Recipe, seconds: float) -> float:
+    """Return the images per second that one core makes a pack's JPEGs of: decoded, resized and encoded.
+
+    Raises:
+        DataError: when an image cannot be decoded.
+    """
+    form = Form(kind="jpeg", side=SIDE, channels=3, quality=QUALITY, reading=recipe.reading)
+    return _of_examples(source, seconds, lambda one: converted(one, form))
+
+
+def _of_examples(source: Source, seconds: float, do: Callable[[Example], object]) -> float:
+    """Return how often ``do`` succeeds in a second, on one image after the other."""
     places = iter(range(10**9))
 
-    def decode() -> None:
+    def call() -> None:
         number = next(places) * 7919 % len(source)  # a prime, so that neighbours, which may be alike, are far apart
-        images.decode(source.example(number), recipe.encoder.channels, recipe.reading)
+        do(source.example(number))
 
-    return _per_second(decode, seconds, torch.device("cpu"))
+    return _per_second(call, seconds, torch.device("cpu"))
 
 
 def _updates_per_second(setting: Setting, batches: Iterator[Batch], seconds: float) -> float:
