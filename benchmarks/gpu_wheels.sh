@@ -11,7 +11,7 @@ PYTHON=${PYTHON:-.venv/bin/python}
 PACKAGES="annotated-types docstring-parser fsspec iniconfig jinja2 lightning-fabric lightning-utilities markdown-it-py
   markupsafe mdurl packaging pillow pluggy pydantic pydantic-core pygments pytest pyyaml rich safetensors simplejpeg tifffile
   timm typeguard typing-extensions typing-inspection tyro"
-# transformers, whose MAE stands beside ours, with what it needs.
+# transformers, whose MAE stands beside ours, with what it needs to be imported: hf-xet, for downloads, is not.
 PACKAGES="$PACKAGES annotated-doc anyio click filelock h11 httpcore2 httpx2 huggingface-hub idna regex shellingham
   tokenizers tqdm transformers truststore typer"
 PLATFORMS=()

@@ -1,4 +1,4 @@
-"""The training loop's own update, on images of bytes that lie on the device: what a run does but for reading them."""
+"""The training loop's own update in one forward pass, on images of bytes that lie on the device."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class OwnUpdate:
         """Make the next update; the same images again are the same batch again."""
         if images is not self._images:
             self._begin(images)
-        return loop.update(self._job, next(self._steps), self._feed)
+        return loop.update(self._job, min(next(self._steps), self._job.rate.total_steps - 1), self._feed)
 
     def _begin(self, images: Tensor) -> None:
         own, fabric = len(images), self._fabric

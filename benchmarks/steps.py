@@ -8,6 +8,9 @@ and ratios the medians of each round's. The limit is the rate of a large matrix 
 over the arithmetic of a step (mae_lite.costs). Memory is the highest resident size during a step over that before it,
 in a process of its own, gradients included; weights, optimiser and images are there already.
 
+With --compiled, ours and ViTMAE take part as torch.compile makes them, too. The profile says where the time of our
+step goes, by kind of operation.
+
     python benchmarks/steps.py [--batch 64] [--threads 2] [--rounds 5] [--updates 2] [--compiled]
 """
 

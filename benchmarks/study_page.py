@@ -145,13 +145,13 @@ def beside_the_paper(content: Mapping[str, Any]) -> list[str]:
 
 
 def ceiling(content: Mapping[str, Any]) -> list[str]:
-    """Return the table of the network that bounds a study from above, and the sentence about its learning rate."""
+    """Return the table of the convolutional network beside a study, and the sentence about its learning rate."""
     measured = [one for one in content["rows"] if one["measured_on"] == "test"]
     tried = {one["rate"]: one["top1"] for one in content["rows"] if one["measured_on"] == "validation"}
-    if not measured:
-        return ["Not measured yet."]
     tasks = list(dict.fromkeys(one["task"] for one in measured))
     tops = {task: [one["top1"] for one in measured if one["task"] == task] for task in tasks}
+    if len({len(found) for found in tops.values()}) != 1:
+        return ["Not measured yet."]
     cells = [estimate({"values": tops[task]}) for task in tasks]
     hours = sum(one["seconds"] for one in content["rows"]) / 3600
     found = f"Learning rates of a batch of 128, on validation images: {', '.join(f'{k:g}' for k in sorted(tried))}; "

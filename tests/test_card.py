@@ -19,7 +19,7 @@ import yaml  # type: ignore[import-untyped]
 
 import mae_lite
 from mae_lite import cli, files, training
-from mae_lite.cards import estimates, fresh, speed
+from mae_lite.cards import estimates, fresh, speed, words
 from mae_lite.cards.readme import readme
 from mae_lite.data.opening import open_source
 from mae_lite.errors import ConfigError
@@ -283,3 +283,8 @@ def test_readme_names_no_folder_of_this_machine() -> None:
     record = read("plain")
     record["measured_on"]["data"] = "folder:/home/me/secret/photos"
     assert "secret" not in readme(record) and "photos" in readme(record)
+
+
+def test_a_gain_is_a_loss_the_other_way_round() -> None:
+    assert words.gained(0.012, (-0.001, 0.02)) == "-1.20 (-2.00 to +0.10)"
+    assert words.gained(0.0, (0.0, 0.0)) == "+0.00 (+0.00 to +0.00)"

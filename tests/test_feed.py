@@ -11,7 +11,7 @@ import torch
 
 from mae_lite import files, left_out, rundir, training
 from mae_lite.data.batch import Batch
-from mae_lite.engine import feed, loop
+from mae_lite.engine import feed, loop, meter
 from mae_lite.engine.feed import Feed
 from mae_lite.errors import DataError
 from tests import poison, toy
@@ -108,6 +108,15 @@ def test_what_fails_is_raised_when_it_is_taken() -> None:
         fed.take(1, range(4))
 
 
+@pytest.mark.usefixtures("beside")
+def test_what_fails_is_raised_when_it_is_left_out() -> None:
+    fed = feeding(failing())
+    fed.take(0, range(1))
+    fed.prepare(1, range(1))
+    with pytest.raises(DataError, match="no more"):
+        fed.leave_out()
+
+
 @pytest.mark.parametrize("devices", [(), ("cpu",)])
 def test_one_is_left_out_prepared_or_not(monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...]) -> None:
     monkeypatch.setattr(feed, "WORK_BESIDE", devices)
@@ -126,3 +135,38 @@ def test_a_host_that_computes_itself_prepares_nothing() -> None:
     fed.take(0, range(1))
     fed.prepare(1, range(1))
     assert taken == [0]
+
+
+class Event:
+    """An event of a device that gets idle 2 seconds before somebody asks, or is busy."""
+
+    busy = False
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        assert not self.busy, "the device is never waited for"
+
+    def query(self) -> bool:
+        return not self.busy
+
+    def elapsed_time(self, later: Event) -> float:
+        del later
+        return 2000.0
+
+
+@pytest.mark.parametrize(("kind", "busy", "expected"), [("cuda", False, 2.0), ("cuda", True, 0.0), ("cpu", False, 5.0)])
+def test_waiting_is_what_the_device_lost(
+    monkeypatch: pytest.MonkeyPatch, kind: str, busy: bool, expected: float
+) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(Event, "busy", busy)
+    clock = iter([10.0, 15.0])
+    monkeypatch.setattr(meter, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    waited = meter.Waited(iter([batch(0)]), torch.device(kind))
+    assert next(waited).ids.tolist() == [0]
+    assert waited.read() == expected and waited.read() == 0.0

@@ -94,6 +94,19 @@ def test_publishing_leaves_out_where_it_was_made(study_page: Any, tmp_path: Path
     assert "| A. | MAE minus scratch | +1.5 ± 6.4 points | **within chance** |" in text
 
 
+def test_a_network_beside_a_study_is_shown_when_it_is_measured(study_page: Any) -> None:
+    rows = [{"measured_on": "validation", "rate": rate, "top1": top1, "seconds": 1800} for rate, top1 in ((0.1, 30.0),)]
+    tests = [
+        {"measured_on": "test", "task": task, "top1": top1, "seconds": 900}
+        for task, top1 in (("all", 40.0), ("few", 20.0), ("all", 42.0), ("few", 22.0))
+    ]
+    content = {"model": "a network", "rows": [*rows, *tests], "command": ["python", "x"], "hardware": {"cpus": 2}}
+    lines = study_page.ceiling(content)
+    assert lines[0] == "| network | all | few | seeds |" and "| a network | 41.0 ± 12.7 | 21.0 ± 12.7 | 2 |" in lines
+    assert "the best is 0.1. `python x`, 2 cores: 1.5 hours." in lines[-1]
+    assert study_page.ceiling({**content, "rows": [*rows, *tests[:3]]}) == ["Not measured yet."]
+
+
 def test_a_run_made_anew_is_compared_bit_by_bit(study_page: Any, tmp_path: Path) -> None:
     folders = [stored.run(tmp_path, name, recipes.get("digits-finetune"), losses=(), top1=0.5) for name in "ab"]
     for folder, content in zip(folders, (b"x", b"y"), strict=True):

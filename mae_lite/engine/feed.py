@@ -1,7 +1,7 @@
 """What updates are made from, on its way to the device.
 
-A device that works beside the host is waited for once in an update: whether the gradients are finite is to be known
-before the weights change. What the next update needs of the host is prepared before that, while the device computes.
+A device that works beside the host has to be waited for before the weights change, because an update that is not
+finite must not be made. What the next update needs of the host is prepared before that, while the device computes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mae_lite.engine.loop import Job
 
 WORK_BESIDE = ("cuda",)
-"""Kinds of devices that compute while the host does something else."""
+"""Kinds of devices whose work goes on meanwhile, and to which memory is copied without waiting."""
 
 
 class Food(NamedTuple):
@@ -48,16 +48,20 @@ class Feed:
             return
         try:
             food = self._made(step, rows)
-        except Exception as error:  # no more batches, or bad images: of no concern to the update that goes on
+        except StopIteration:
+            return  # the next take meets it again
+        except Exception as error:  # bad images, for instance: of no concern to the update that goes on
             self._ready = _raising(error)
         else:
             self._ready = lambda: food
 
     def leave_out(self) -> None:
-        """Pass over a micro-batch."""
-        if self._ready is None:
+        """Pass over a micro-batch; what failed when it was prepared is raised."""
+        ready, self._ready = self._ready, None
+        if ready is None:
             next(self._batches)
-        self._ready = None
+        else:
+            ready()
 
     def _made(self, step: int, rows: range) -> Food:
         return Food(next(self._batches).to(self._job.fabric.device), drawn(self._job, step, rows))

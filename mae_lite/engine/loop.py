@@ -95,7 +95,7 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     """
     fabric, end = job.fabric, job.rate.total_steps
     last = min(end, job.runtime.stop_after_steps or end)
-    batches = Waited(job.batches(progress.step, last))
+    batches = Waited(job.batches(progress.step, last), fabric.device)
     meter, feed = Meter(fabric, job.plan, job.method, progress, batches), Feed(job, batches)
     saver = _Saver(job, progress)
     job.wrapped.train()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ from mae_lite.methods.base import Method
 
 
 class Waited:
-    """Batches, and the time that was spent waiting for them."""
+    """Batches, and the time that was spent waiting for them while the device had nothing else to do."""
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
         """Start at zero."""
-        self._batches, self._seconds = batches, 0.0
+        self._batches, self._device, self._seconds = batches, device, 0.0
 
     def __iter__(self) -> Iterator[Batch]:
         """Return itself."""
@@ -29,15 +30,37 @@ class Waited:
 
     def __next__(self) -> Batch:
         """Return the next batch."""
-        start = time.monotonic()
+        start, idle = time.monotonic(), _idle_after_this(self._device)
         batch = next(self._batches)
-        self._seconds += time.monotonic() - start
+        self._seconds += min(time.monotonic() - start, idle())
         return batch
 
     def read(self) -> float:
         """Return the seconds since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
+
+
+def _idle_after_this(device: torch.device) -> Callable[[], float]:
+    """Return what says for how many seconds the device has been idle, if what is queued now was the last of its work.
+
+    A host that computes itself is not idle for having to do so, which is why the clock alone counts there.
+    """
+    if device.type != "cuda":
+        return lambda: math.inf
+    event: Any = torch.cuda.Event
+    done = event(enable_timing=True)
+    done.record()
+
+    def idle() -> float:
+        if not done.query():
+            return 0.0
+        now = event(enable_timing=True)
+        now.record()
+        now.synchronize()
+        return float(done.elapsed_time(now)) / 1e3
+
+    return idle
 
 
 class Meter:

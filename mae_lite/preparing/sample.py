@@ -20,8 +20,10 @@ from mae_lite.errors import DataError, DiskError
 from mae_lite.preparing.resizing import converted, decoded
 
 Result = TypeVar("Result")
-SIDE, QUALITY = 256, 90
-"""Of JPEGs: pixels of the short side, where images are larger, and what the library calls quality."""
+SIDE = 256
+"""Of images that are larger, in pixels."""
+QUALITY = 90
+"""Of JPEGs."""
 _ASKED = 64
 """Images that are asked for their side."""
 _LISTED = 200

@@ -100,7 +100,7 @@ def step_rate(setting: Setting, seconds: float) -> float:
 
 def together_rate(setting: Setting, seconds: float) -> tuple[float, float]:
     """Return the images per second of updates on images as they arrive, and the share of the time spent waiting."""
-    batches = Waited(_endless(setting.job))
+    batches = Waited(_endless(setting.job), setting.device)
     start = time.perf_counter()
     rate = setting.batch * _updates_per_second(setting, batches, seconds)
     return rate, batches.read() / (time.perf_counter() - start)
@@ -149,7 +149,7 @@ def decode_rate(source: Source, recipe: config.Recipe, seconds: float) -> float:
 
 
 def conversion_rate(source: Source, recipe: config.Recipe, seconds: float) -> float:
-    """Return the images per second that one core makes a pack's JPEGs of: decoded, resized and encoded.
+    """Return the images per second that one core makes a pack's JPEGs of, encoding anew what is larger than those.
 
     Raises:
         DataError: when an image cannot be decoded.
