@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mae_lite import config, recipes, training
+from mae_lite.exporting.machine import processor
 from mae_lite.rundir import read_rows
 
 ROADS: dict[str, dict[str, Any]] = {
@@ -130,8 +130,8 @@ def main() -> None:
     result = {
         "images": {"digits": 1346, "cifar10": IMAGES},
         "sets": sets,
-        "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "torch": torch.__version__},
-        "command": ["python", *sys.argv],
+        "hardware": {**processor(), "cpus": os.cpu_count(), "torch": torch.__version__},
+        "command": ["python", "benchmarks/same_accuracy.py", "CIFAR10_FOLDER", *sys.argv[2:]],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
