@@ -83,12 +83,11 @@ def decode_raster(
         reduction: says how much smaller than it is a JPEG may be decoded; None for not at all.
     """
     data, name = example.data, example.name
+    if channels == 3 and isinstance(data, np.ndarray) and data.dtype == np.uint8 and data.shape[2:] == (3,):
+        check_size(data.shape[:2], reading, name)  # there is nothing to decode, and nothing else to go wrong
+        return Raster(data, (data.shape[1], data.shape[0]))
     with _told(example):
-        if channels == 3 and isinstance(data, np.ndarray):
-            if data.dtype == np.uint8 and data.ndim == 3 and data.shape[2] == 3:
-                check_size(data.shape[:2], reading, name)
-                return Raster(data, (data.shape[1], data.shape[0]))
-        elif channels == 3 and isinstance(data, bytes | Path):
+        if channels == 3 and isinstance(data, bytes | Path):
             head = _head(data, whole=JPEG)
             if head.startswith(JPEG):
                 data = data if isinstance(data, bytes) else head
