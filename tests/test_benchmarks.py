@@ -223,6 +223,18 @@ def test_prepare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
 
 
+def test_resizing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").mkdir()
+    for number in range(4):
+        (tmp_path / "x" / f"{number}.jpg").write_bytes(jpeg(number, 300))
+    out = tmp_path / "resizing.json"
+    module("resizing", monkeypatch).main([str(tmp_path / "x"), "--images", "3", "--rounds", "2", "--out", str(out)])
+    found = json.loads(out.read_text())["results"]
+    assert found["Pillow"]["ratio"] == 1 and found["Pillow"]["mean_difference"] == 0
+    assert found["torch"]["crops_per_second"] > 0 and found["torch"]["mean_difference"] < 0.1
+    assert str(tmp_path) not in json.dumps(json.loads(out.read_text())["command"][:3])
+
+
 def test_missing_packages_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     site = module("gpu_site", monkeypatch)
     versions = {"pydantic": None, "pydantic-core": "2.0", "typing-extensions": "4.9", "pillow": "11.0"}
