@@ -13,10 +13,10 @@ from mae_lite import config
 from mae_lite.data.loader import Batch
 from mae_lite.data.plan import Plan
 from mae_lite.engine import compiling, loop
-from mae_lite.engine.feed import Feed
 from mae_lite.engine.optim import LearningRate, WeightDecay, build_optimizer
 from mae_lite.engine.ranks import start_fabric
 from mae_lite.engine.signals import StopSignals
+from mae_lite.engine.update import Updates
 from mae_lite.methods import build
 
 
@@ -40,7 +40,7 @@ class OwnUpdate:
         """Make the next update; the same images again are the same batch again."""
         if images is not self._images:
             self._begin(images)
-        return loop.update(self._job, min(next(self._steps), self._job.rate.total_steps - 1), self._feed)
+        return self._updates.make(min(next(self._steps), self._job.rate.total_steps - 1))
 
     def _begin(self, images: Tensor) -> None:
         own, fabric = len(images), self._fabric
@@ -57,4 +57,4 @@ class OwnUpdate:
         rest: Any = {"plan": plan, "batches": lambda *_: iter(()), "folder": Path(), "signals": StopSignals()}
         self._job = loop.Job(*parts, *schedules, **rest)
         nothing = torch.full((own,), -1, device=images.device)
-        self._images, self._feed = images, Feed(self._job, itertools.repeat(Batch(images, nothing, nothing)))
+        self._images, self._updates = images, Updates(self._job, itertools.repeat(Batch(images, nothing, nothing)))

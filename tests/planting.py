@@ -146,11 +146,16 @@ BUGS = (
     ),
     Bug(
         "drop path is not drawn by the step",
-        "mae_lite.engine.loop",
+        "mae_lite.engine.update",
         '        torch.manual_seed(draws.key(job.recipe.seed, "drop path", step, *part) >> 1)',
         "        pass",
     ),
-    Bug("NaN is taken", "mae_lite.engine.loop", "    if not torch.isfinite(norm.square() + loss):", "    if False:"),
+    Bug(
+        "NaN is taken",
+        "mae_lite.engine.update",
+        "    return torch.isfinite(norm.square() + loss)",
+        "    return torch.isfinite(torch.zeros_like(loss))",
+    ),
     Bug(
         "saves may fail for ever",
         "mae_lite.engine.loop",

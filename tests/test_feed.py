@@ -11,7 +11,7 @@ import torch
 
 from mae_lite import files, left_out, rundir, training
 from mae_lite.data.batch import Batch
-from mae_lite.engine import feed, loop, meter
+from mae_lite.engine import feed, meter
 from mae_lite.engine.feed import Feed
 from mae_lite.errors import DataError
 from tests import poison, toy
@@ -60,25 +60,6 @@ def test_updates_that_fail_are_left_out_as_ever(tmp_path: Path, monkeypatch: pyt
     assert state(tmp_path / "ahead") == state(tmp_path / "plain")
     bundles = [poison.bundle(tmp_path / name, 3) for name in ("ahead", "plain")]
     assert bundles[0] == bundles[1]
-
-
-@pytest.mark.usefixtures("beside")
-def test_it_is_prepared_before_the_device_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    events = list[tuple[str, int]]()
-    prepare, norm = Feed.prepare, loop._gradient_norm
-
-    def preparing(self: Feed, step: int, part: range) -> None:
-        events.append(("prepared", step))
-        prepare(self, step, part)
-
-    def waiting(job: Any, step: int, loss: Any) -> Any:
-        events.append(("waited for", step))
-        return norm(job, step, loss)
-
-    monkeypatch.setattr(Feed, "prepare", preparing)
-    monkeypatch.setattr(loop, "_gradient_norm", waiting)
-    training.run(toy.mae(), toy.runtime(tmp_path, stop_after_steps=2))
-    assert events == [("prepared", 1), ("waited for", 0), ("prepared", 2), ("waited for", 1)]
 
 
 def feeding(batches: Any) -> Feed:

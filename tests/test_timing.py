@@ -17,7 +17,7 @@ from mae_lite.advice import Starving, when_starved
 from mae_lite.cli import main
 from mae_lite.config import Recipe
 from mae_lite.data.sources import Source, subset
-from mae_lite.engine import loop
+from mae_lite.engine import loop, update
 from mae_lite.errors import ConfigError
 from mae_lite.evaluation import accuracy
 from mae_lite.rundir import checkpoints, read_rows
@@ -190,15 +190,15 @@ def test_checkpoints_take_what_the_forecast_says(tmp_path: Path) -> None:
 
 def test_what_is_timed_is_the_loops_own_update(monkeypatch: pytest.MonkeyPatch) -> None:
     """And each on other images, in the order of a run."""
-    seen, original = list[tuple[int, list[int]]](), loop._backward
+    seen, original = list[tuple[int, list[int]]](), update._backward
 
-    def watched(job: loop.Job, step: int, feed: Any, parts: Any) -> Any:
-        numbers = original(job, step, feed, parts)
+    def watched(job: loop.Job, step: int, foods: Any, parts: Any) -> Any:
+        numbers = original(job, step, foods, parts)
         (part,) = parts
         seen.append((step, part.ids.tolist()))
         return numbers
 
-    monkeypatch.setattr(loop, "_backward", watched)
+    monkeypatch.setattr(update, "_backward", watched)
     setting = rates.open_setting(toy.mae(), toy.runtime(Path("unused")), 4)
     rates.together_rate(setting, 0.0)
     assert [step for step, _ in seen] == [0, 1, 2, 3]

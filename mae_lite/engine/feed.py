@@ -1,7 +1,7 @@
 """What updates are made from, on its way to the device.
 
-A device that works beside the host has to be waited for before the weights change, because an update that is not
-finite must not be made. What the next update needs of the host is prepared before that, while the device computes.
+The host may have to wait for a device that works beside it, to learn whether an update was finite. What the next update
+needs of the host is prepared before that, while the device computes.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,20 +19,20 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from mae_lite import config, draws
-from mae_lite.data.batch import Batch, to_device
+from mae_lite import config
+from mae_lite.data.batch import Batch
 from mae_lite.data.plan import Plan
 from mae_lite.display import Show
 from mae_lite.engine import checkpoint
 from mae_lite.engine.checkpoint import Progress
-from mae_lite.engine.failure import Seen, check_state, kept, refuse
-from mae_lite.engine.feed import Feed
+from mae_lite.engine.failure import check_state, kept
 from mae_lite.engine.meter import Meter, Waited
-from mae_lite.engine.optim import LearningRate, WeightDecay, set_learning_rate, set_weight_decay
-from mae_lite.engine.ranks import averaged, on_rank_zero
+from mae_lite.engine.optim import LearningRate, WeightDecay
+from mae_lite.engine.ranks import on_rank_zero
 from mae_lite.engine.signals import StopSignals
+from mae_lite.engine.update import Updates
 from mae_lite.errors import DiskError, NotFinite
-from mae_lite.methods.base import Method, StepOutput
+from mae_lite.methods.base import Method
 
 _log = logging.getLogger(__name__)
 _SAVES_MAY_FAIL = 3
@@ -96,25 +97,27 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     fabric, end = job.fabric, job.rate.total_steps
     last = min(end, job.runtime.stop_after_steps or end)
     batches = Waited(job.batches(progress.step, last), fabric.device)
-    meter, feed = Meter(fabric, job.plan, job.method, progress, batches), Feed(job, batches)
+    meter, updates = Meter(fabric, job.plan, job.method, progress, batches), Updates(job, batches)
     saver = _Saver(job, progress)
     job.wrapped.train()
     if progress.step == 0:
-        _run_probes(job, progress)
+        _run_probes(job, progress, updates)
     if _agree(fabric, job.signals.requested is not None, False)[0]:  # before the first update: nothing to save
         return "stopped"
     while progress.step < last:
         step = progress.step
-        norm = _norm_of_update(job, progress, meter, feed)
+        norm = _norm_of_update(job, progress, meter, updates)
         job.signals.moved()
-        better = _run_probes(job, progress)
+        better = _run_probes(job, progress, updates)
         row = None
         if norm is not None and _due(progress.step, job.runtime.log_every_steps, end):
+            _settle(job, progress, updates)
             row = meter.row(job.rate(step), norm)
             job.log(row)
         job.display(progress.step, row)
         stop, save = _agree(fabric, job.signals.requested is not None, saver.due() or better)
         if stop or save or progress.step == last:
+            _settle(job, progress, updates)
             meter.store()
             with job.signals.patient(_SAVE_PATIENCE_S):
                 saver.save(final=stop or progress.step == last)
@@ -123,98 +126,38 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     return "finished" if progress.step >= end else "paused"
 
 
-def _norm_of_update(job: Job, progress: Progress, meter: Meter, feed: Feed) -> Tensor | None:
+def _norm_of_update(job: Job, progress: Progress, meter: Meter, updates: Updates) -> Tensor | None:
     """Make the next update, or leave it out if it is one of those; return the gradients' norm, None without."""
-    step = progress.step
-    if step in job.skipped:
-        for _ in range(job.plan.micro_batches):
-            feed.leave_out()
+    if progress.step in job.skipped:
+        with _kept_if_it_fails(job, progress, updates):
+            updates.leave_out()
         progress.step += 1
         epoch = round(progress.step / job.plan.steps_per_epoch, 4)
         job.log({"step": progress.step, "epoch": epoch, "left_out": 1})
         return None
-    seen: list[Seen] = []
-    try:
-        numbers, norm = update(job, step, feed, seen)
-    except NotFinite as failure:
-        raise kept(job, progress, seen, failure) from failure
+    with _kept_if_it_fails(job, progress, updates):
+        numbers, norm = updates.make(progress.step)
     progress.step += 1
     meter.add(numbers)
     return norm
 
 
-def update(job: Job, step: int, feed: Feed, seen: list[Seen] | None = None) -> tuple[dict[str, Tensor], Tensor]:
-    """Make the update number ``step``; return the means of loss and logs on this rank, and the gradients' norm.
-
-    Args:
-        job: the run.
-        step: counts from 0.
-        feed: the next micro-batches are those of the update.
-        seen: gets its micro-batches, also when the update fails.
-
-    Raises:
-        NotFinite: before an update with a loss or gradient that is not finite; the gradients are left.
-    """
-    epoch = step / job.plan.steps_per_epoch
-    set_learning_rate(job.optimizer, job.rate(step))
-    set_weight_decay(job.optimizer, job.decay(step))
-    job.method.before_step(epoch)
-    numbers = _backward(job, step, feed, [] if seen is None else seen)
-    job.method.after_backward(epoch)
-    feed.prepare(step + 1, job.plan.micro_rows(0))  # while the device computes: the norm is waited for
-    norm = _gradient_norm(job, step, averaged(job.fabric, numbers["loss"]))
-    job.optimizer.step()
-    job.optimizer.zero_grad(set_to_none=True)
-    job.method.after_step(step + 1, job.rate.total_steps)
-    if job.ema is not None:
-        job.ema.update_parameters(job.method)
-    return numbers, norm
+@contextmanager
+def _kept_if_it_fails(job: Job, progress: Progress, updates: Updates) -> Iterator[None]:
+    """Publish the bundle of an update that turns out not to be finite: this one, or the last that seemed made."""
+    try:
+        yield
+    except NotFinite as failure:
+        taken_back = progress.step - failure.blamed
+        progress.step -= taken_back
+        progress.loss_count -= taken_back
+        raise kept(job, progress, updates.seen, failure) from failure
 
 
-def _backward(job: Job, step: int, feed: Feed, seen: list[Seen]) -> dict[str, Tensor]:
-    """Add up the gradients of all micro-batches of an update; return the means of loss and logs on this rank."""
-    fabric, count, augmentation = job.fabric, job.plan.micro_batches, job.recipe.augmentation
-    total: dict[str, Tensor] = {}
-    for micro in range(count):
-        food = feed.take(step, job.plan.micro_rows(micro))
-        batch = to_device(food.batch, fabric.device, augmentation.mean, augmentation.std)
-        with fabric.no_backward_sync(job.wrapped, enabled=micro + 1 < count):
-            output = forward(job, step, batch, food.drawn, (fabric.global_rank, micro))
-            fabric.backward(output.loss / count)
-        seen.append(Seen(batch.ids, output.loss.detach()))
-        for name, value in {"loss": output.loss, **output.logs}.items():
-            total[name] = total.get(name, 0.0) + value.detach() / count
-    return total
-
-
-def forward(job: Job, step: int, batch: Batch, drawn: Mapping[str, Tensor], part: tuple[int, int]) -> StepOutput:
-    """Return loss and logs of a part of an update.
-
-    Args:
-        job: the run.
-        step: the update.
-        batch: images on the device.
-        drawn: random numbers for them.
-        part: rank and micro-batch, which drop path depends on.
-    """
-    if job.recipe.encoder.drop_path > 0:
-        torch.manual_seed(draws.key(job.recipe.seed, "drop path", step, *part) >> 1)
-    local = () if batch.local_images is None else (batch.local_images,)
-    output: StepOutput = job.wrapped(batch.images, batch.labels, drawn, *local)
-    return output
-
-
-def _gradient_norm(job: Job, step: int, loss: Tensor) -> Tensor:
-    """Return the norm of all gradients, clipped afterwards where the recipe says so; refuse what is not finite."""
-    parameters = [parameter for parameter in job.method.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
-    # The optimiser keeps squares; one that overflowed would hold its weights still for ever, without a word.
-    # Gradients and loss are averaged over the ranks, so one rank's NaN is every rank's and all of them stop here.
-    if not torch.isfinite(norm.square() + loss):
-        raise refuse(step, loss, norm)
-    if job.recipe.clip_grad_norm is not None:
-        torch.nn.utils.clip_grads_with_norm_(parameters, job.recipe.clip_grad_norm, norm, foreach=True)
-    return norm
+def _settle(job: Job, progress: Progress, updates: Updates) -> None:
+    """Make sure that the last update was made, before anybody looks at what came of it."""
+    with _kept_if_it_fails(job, progress, updates):
+        updates.settle()
 
 
 def _due(step: int, every: float, end: int) -> bool:
@@ -227,12 +170,13 @@ def times_due(every: float, end: int) -> int:
     return sum(_due(step, every, end) for step in range(1, end + 1))
 
 
-def _run_probes(job: Job, progress: Progress) -> bool:
+def _run_probes(job: Job, progress: Progress, updates: Updates) -> bool:
     """Measure what is due; return whether this is the best so far, and so a state to keep."""
     step, epoch, end = progress.step, job.plan.steps_per_epoch, job.rate.total_steps
     due = [p for p in job.probes if (_due(step, p.every_epochs * epoch, end) if step else p.at_start)]
     if not due:
         return False
+    _settle(job, progress, updates)
     model = job.ema.module if job.ema is not None else job.method
     model.eval()
     job.signals.moved(expected=False)

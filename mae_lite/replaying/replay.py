@@ -19,6 +19,7 @@ from mae_lite.engine import failure, loop
 from mae_lite.engine.feed import drawn
 from mae_lite.engine.ranks import start_fabric
 from mae_lite.engine.signals import StopSignals
+from mae_lite.engine.update import forward
 from mae_lite.errors import CheckpointError, DataError
 from mae_lite.evaluation import incoming
 from mae_lite.evaluation.teacher import load_teacher
@@ -178,7 +179,7 @@ def _watched(job: loop.Job, step: int, part: _Part) -> tuple[Watch, float]:
     watch = Watch(len(part.batch.ids))
     job.method.zero_grad(set_to_none=True)
     with watch.over(job.method):
-        output = loop.forward(job, step, part.batch, drawn(job, step, part.rows), part.of)
+        output = forward(job, step, part.batch, drawn(job, step, part.rows), part.of)
         watch.backward(lambda: job.fabric.backward(output.loss))
     return watch, output.loss.item()
 
@@ -211,7 +212,7 @@ def _bisected(job: loop.Job, step: int, part: _Part, start: int, stop: int) -> l
         local_images=None if local is None else local[inside],
     )
     job.method.zero_grad(set_to_none=True)
-    output = loop.forward(job, step, cut, drawn(job, step, part.rows[inside]), part.of)
+    output = forward(job, step, cut, drawn(job, step, part.rows[inside]), part.of)
     if bool(output.loss.isfinite()):
         job.fabric.backward(output.loss)
         if _gradient(job) is None:

@@ -16,10 +16,10 @@ from mae_lite.data.batch import Batch
 from mae_lite.data.pack import Form
 from mae_lite.data.sources import Example, Source, subset
 from mae_lite.engine import loop
-from mae_lite.engine.feed import Feed
 from mae_lite.engine.meter import Waited
 from mae_lite.engine.ranks import start_fabric
 from mae_lite.engine.signals import StopSignals
+from mae_lite.engine.update import Updates
 from mae_lite.errors import ConfigError
 from mae_lite.evaluation.teacher import load_teacher
 from mae_lite.methods.teacher import Teacher
@@ -171,10 +171,10 @@ def _of_examples(source: Source, seconds: float, do: Callable[[Example], object]
 
 def _updates_per_second(setting: Setting, batches: Iterator[Batch], seconds: float) -> float:
     job, steps = setting.job, iter(range(10**9))
-    feed = Feed(job, batches)
+    updates = Updates(job, batches)
 
     def update() -> None:
-        loop.update(job, min(next(steps), job.rate.total_steps - 1), feed)
+        updates.make(min(next(steps), job.rate.total_steps - 1))
 
     for _ in range(2):
         update()
