@@ -23,16 +23,12 @@ import gpu_record
 
 import mae_lite
 from mae_lite import config, recipes
+from mae_lite.errors import EXIT_STOPPED
 
 PRETRAIN_EPOCHS = 40
 FINETUNE_EPOCHS = 20
 LONGER_EPOCHS = 31
-STOPPED = 75
 _TINY: dict[str, Any] = {"encoder": {"width": 24, "depth": 1}, "global_batch_size": 8}
-
-
-class StoppedEarlyError(Exception):
-    """A signal came; the run can be continued."""
 
 
 def train(
@@ -55,7 +51,7 @@ def train(
     start = time.monotonic()
     outcome = mae_lite.run(recipe, runtime)
     if outcome.state != "finished":
-        raise StoppedEarlyError(f"{name}: {outcome.state} at step {outcome.step} of {outcome.total_steps}")
+        raise gpu_record.StoppedEarlyError(f"{name}: {outcome.state} at step {outcome.step} of {outcome.total_steps}")
     seconds = time.monotonic() - start
     print(f"{name}: {epochs} epochs, {outcome.total_steps} updates, {seconds:.0f} s", flush=True)
     return {
@@ -102,9 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return gpu_record.SKIPPED
     try:
         rows = carry_out(options, data)
-    except StoppedEarlyError as stop:
+    except gpu_record.StoppedEarlyError as stop:
         print(f"{stop}; the same command continues")
-        return STOPPED
+        return EXIT_STOPPED
     gpu_record.write(options, f"cifar_{options.side}", sys.argv[1:] if argv is None else argv, rows)
     return 0
 

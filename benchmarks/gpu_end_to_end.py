@@ -31,9 +31,9 @@ from PIL import Image
 import mae_lite
 from mae_lite import config, inputs, loading, recipes
 from mae_lite.engine.ranks import start_fabric
+from mae_lite.errors import EXIT_STOPPED
 from mae_lite.preparing.prepare import Order, prepare
 
-STOPPED = 75
 BURSTS = 8
 _WARM_UP = 2
 
@@ -102,15 +102,11 @@ def loader_speed(recipe: config.Recipe, runtime: config.Runtime, place: Path, st
     return (steps - skip) * recipe.global_batch_size / (time.perf_counter() - start)
 
 
-class StoppedEarlyError(Exception):
-    """A signal came."""
-
-
 def run_speed(recipe: config.Recipe, runtime: config.Runtime, skip_rows: int) -> float:
     """Return the images/s of a run, from its own rows of metrics; the last one has what the end takes."""
     outcome = mae_lite.run(recipe, runtime)
     if outcome.state != "finished":
-        raise StoppedEarlyError
+        raise gpu_record.StoppedEarlyError
     lines = (outcome.folder / "metrics.jsonl").read_text().splitlines()
     rows = [row for row in map(json.loads, lines) if "images_per_second" in row][skip_rows:-1]
     return float(sum(row["images_per_second"] * row["seconds"] for row in rows) / sum(row["seconds"] for row in rows))
@@ -160,8 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="end-to-end-") as place:
             results = compare(options, device, Path(place))
-    except StoppedEarlyError:
-        return STOPPED
+    except gpu_record.StoppedEarlyError:
+        return EXIT_STOPPED
     for name, speed in results["steps_alone"].items():
         print(f"{name + ', the step alone':45}{speed:>10,.0f} images/s")
     for name, speeds in results["images_per_second"].items():

@@ -27,6 +27,10 @@ SKIPPED = 77
 """Exit code of a benchmark that had nothing to do here, and has said why."""
 
 
+class StoppedEarlyError(Exception):
+    """A signal came to a run; it can be continued."""
+
+
 def options_of(description: str | None) -> argparse.ArgumentParser:
     """Return a parser with the options that all benchmarks of the queue take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
