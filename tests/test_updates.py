@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from mae_lite import files, left_out, recipes, rundir, training
+from mae_lite import config, files, left_out, recipes, rundir, training
 from mae_lite.config import Recipe
+from mae_lite.data.batch import Batch
 from mae_lite.engine import feed, update
 from mae_lite.engine.feed import Feed
 from mae_lite.engine.update import Updates
-from mae_lite.errors import NotFinite, NumericsError
+from mae_lite.errors import DataError, NotFinite, NumericsError
+from mae_lite.methods.mae import MaskedAutoencoder
 from mae_lite.timing import rates
 from tests import poison, toy
 from tests.test_feed import rows, state
@@ -221,6 +225,79 @@ def test_an_update_that_was_passed_over_left_nothing(monkeypatch: pytest.MonkeyP
         assert [one.ids.tolist() for one in updates.seen] == [job.plan.rows(2).tolist()]
         ends.append(everything(job))
     assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.parametrize("devices", [(), ("cpu",)])
+def test_images_that_fail_do_not_hide_it(monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...]) -> None:
+    """It came first; and if all was well with it, they are what is told."""
+    monkeypatch.setattr(feed, "WORK_BESIDE", devices)
+    for refused, expected in (((2,), NotFinite), ((), DataError)):
+        job = rates.open_setting(short(), toy.runtime(Path("unused")), 16).job
+        updates = Updates(job, three_good_ones(rates._endless(job)))
+        with monkeypatch.context() as patched:
+            refusing(patched, *refused)
+            with pytest.raises(expected):
+                for step in range(4):
+                    updates.make(step)
+
+
+def three_good_ones(batches: Iterator[Batch]) -> Iterator[Batch]:
+    yield from itertools.islice(batches, 3)
+    raise DataError("the fourth cannot be read", fix="none")
+
+
+def test_what_was_refused_is_not_passed_over_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By other updates of the same job."""
+    monkeypatch.setattr(feed, "WORK_BESIDE", ("cpu",))
+    job = rates.open_setting(short(), toy.runtime(Path("unused")), 16).job
+    refusing(monkeypatch, 1)
+    updates = Updates(job, rates._endless(job))
+    updates.make(0)
+    updates.make(1)
+    before = everything(job)
+    Updates(job, rates._endless(job)).make(2)
+    after = everything(job)
+    assert all(not torch.equal(before[name], after[name]) for name in before if name.startswith("encoder.blocks"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"ranks": 2}, {"micro_batches": 2}, {"fused": False}, {"ema": True}, {"buffer": True}, {"device": "cpu"}],
+    ids=lambda change: "-".join(change) or "as it is",
+)
+def test_each_reason_not_to_pass_over(change: dict[str, Any]) -> None:
+    method = MaskedAutoencoder(short(), config.MAE(decoder_width=8, decoder_heads=2))
+    if "buffer" in change:
+        method.register_buffer("mean", torch.zeros(3))
+    job: Any = SimpleNamespace(
+        fabric=SimpleNamespace(device=torch.device(change.get("device", "cuda")), world_size=change.get("ranks", 1)),
+        plan=SimpleNamespace(micro_batches=change.get("micro_batches", 1)),
+        optimizer=torch.optim.AdamW(method.parameters(), fused=change.get("fused", True)),
+        method=method,
+        ema=change.get("ema"),
+    )
+    assert update._can_pass_over(job) == (not change)
+
+
+class Arrival:
+    """An event of a device after which a flag is on the host; it counts how often it was waited for."""
+
+    waited = 0
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        Arrival.waited += 1
+
+
+def test_a_gpu_is_waited_for_only_where_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Arrival)
+    monkeypatch.setattr(Arrival, "waited", 0)
+    for finite in (True, False):
+        flag: Any = SimpleNamespace(device=torch.device("cuda"), to=lambda *_, finite=finite, **__: finite)
+        ask, before = update._answer(flag), Arrival.waited
+        assert ask() == finite and Arrival.waited == before + 1
 
 
 def test_a_host_that_computes_itself_asks_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,8 @@ def train(job: Job, progress: Progress) -> Literal["finished", "stopped", "pause
     """Make updates until the schedule ends ("finished"), a signal comes ("stopped") or stop_after_steps ("paused").
 
     Raises:
-        NotFinite: before an update with a loss or gradient that is not finite; names the bundle that keeps it.
+        NotFinite: at an update with a loss or gradient that is not finite, which is not made, as none after it; names
+            the bundle that keeps it.
         DiskError: when the last checkpoint, or several in a row, cannot be written.
     """
     fabric, end = job.fabric, job.rate.total_steps

@@ -1,9 +1,10 @@
 """One update after the other, and when the host learns whether one was finite.
 
 An update that is not finite is not made. To know that, a host has to wait for the device, which meanwhile gets nothing
-to do. So where the device works beside the host, the optimiser itself passes over such an update, on the device, and
-the host asks for it when the next update is already on its way. Nobody may look at weights or optimiser before it has
-asked: :meth:`Updates.settle`.
+to do. So where the device works beside the host, and nothing but the optimiser changes anything
+(:func:`_can_pass_over`), the optimiser itself passes over such an update, on the device, and the host asks for it when
+the next update is already on its way. Nobody may look at weights or optimiser before it has asked:
+:meth:`Updates.settle`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class _Made(NamedTuple):
     """An update that the optimiser has passed over if it was not finite."""
 
     step: int
-    foods: Iterable[Food]
-    """Its micro-batches, which can be had again."""
+    foods: tuple[Food, ...]
+    """Its micro-batches, for its gradients once more."""
     loss: Tensor
     norm: Tensor
     is_finite: Callable[[], bool]
@@ -57,27 +58,36 @@ class Updates:
         Raises:
             NotFinite: as :meth:`settle` for the update before; or for this one, before it changes anything.
         """
-        job, plan = self._job, self._job.plan
+        job, seen = self._job, list[Seen]()
         epoch = _on_schedule(job, step)
-        foods: Iterable[Food] = (self._feed.take(step, plan.micro_rows(n)) for n in range(plan.micro_batches))
-        if self._later:
-            foods = tuple(foods)
-        seen = list[Seen]()
-        numbers = _backward(job, step, foods, seen)
+        try:
+            foods, numbers = self._backward(step, seen)
+        except Exception:
+            self.settle()  # an update that failed comes before whatever keeps the next from being made
+            raise
         job.method.after_backward(epoch)
-        self._feed.prepare(step + 1, plan.micro_rows(0))  # while the device computes: it may be waited for
+        self._feed.prepare(step + 1, job.plan.micro_rows(0))  # while the device computes: it may be waited for
         self.settle()  # if it raises, ``seen`` is still that of the update before
         self.seen = seen
         loss, norm = averaged(job.fabric, numbers["loss"]), _norm(job.method)
         finite = _is_finite(loss, norm)
+        job.optimizer.optimizer.found_inf = (~finite).float() if self._later else None
         if self._later:
-            job.optimizer.optimizer.found_inf = (~finite).float()
             self._unsettled = _Made(step, foods, loss, norm, _answer(finite))
         elif not finite:
             raise refuse(step, loss, norm)
         self._step(step, norm)
         self._later = self._can_pass_over
         return numbers, norm
+
+    def _backward(self, step: int, seen: list[Seen]) -> tuple[tuple[Food, ...], dict[str, Tensor]]:
+        """Go through the next micro-batches, as :func:`_backward`; return them too if they may be needed once more."""
+        plan = self._job.plan
+        foods = (self._feed.take(step, plan.micro_rows(micro)) for micro in range(plan.micro_batches))
+        if not self._later:  # one at a time is in memory
+            return (), _backward(self._job, step, foods, seen)
+        kept = tuple(foods)
+        return kept, _backward(self._job, step, kept, seen)
 
     def _step(self, step: int, norm: Tensor) -> None:
         job, most = self._job, self._job.recipe.clip_grad_norm
@@ -93,7 +103,7 @@ class Updates:
         """Wait until it is known that the last update was finite. Nothing of the run's state may be read before.
 
         Raises:
-            NotFinite: it was not. Weights, optimiser, gradients and ``seen`` are what they were when it was refused.
+            NotFinite: it was not. Weights, optimiser and ``seen`` are what they were before it, the gradients its own.
         """
         made, self._unsettled = self._unsettled, None
         if made is None or made.is_finite():
@@ -115,7 +125,8 @@ class Updates:
 def _can_pass_over(job: Job) -> bool:
     """Say whether an update changes nothing but what the optimiser does, which can leave it on the device.
 
-    With several micro-batches an update is long, and its images, which are kept until it is settled, are many.
+    With several micro-batches an update is long, and its images, which are kept until it is settled, are many. Several
+    ranks tell each other at every update whether to stop: they wait anyhow.
     """
     fused = all(group.get("fused") for group in job.optimizer.param_groups)
     follows = type(job.method).after_step is not Method.after_step or job.ema is not None

@@ -23,7 +23,11 @@ class StepOutput(NamedTuple):
 
 
 class Method(nn.Module, ABC):
-    """A way to train ``encoder``; it owns whatever else it needs (decoder, teacher, heads)."""
+    """A way to train ``encoder``; it owns whatever else it needs (decoder, teacher, heads).
+
+    What an update changes is parameters, through the optimiser; buffers that are part of the state; and what
+    :meth:`after_step` does. Anything else that ``forward`` changes would remain of an update that was not made.
+    """
 
     encoder: Any
     """The timm model that the run is for."""

@@ -82,7 +82,6 @@ def teachers_images(images: Tensor, side: int, pixels: config.Augmentation, teac
     mean, std = teacher.mean or pixels.mean, teacher.std or pixels.std
     if (mean, std) == (pixels.mean, pixels.std):
         return images
-    old_mean, old_std, new_mean, new_std = (
-        images.new_tensor(values).view(-1, 1, 1) for values in (pixels.mean, pixels.std, mean, std)
-    )
-    return (images * old_std + old_mean - new_mean) / new_std
+    # With the numbers of a channel as arguments: tensors of them would have to be sent to the device, which waits.
+    numbers = zip(images.unbind(1), pixels.mean, pixels.std, mean, std, strict=True)
+    return torch.stack([(one * old_s + (old_m - new_m)) / new_s for one, old_m, old_s, new_m, new_s in numbers], 1)

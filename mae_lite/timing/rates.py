@@ -178,7 +178,9 @@ def _updates_per_second(setting: Setting, batches: Iterator[Batch], seconds: flo
 
     for _ in range(2):
         update()
-    return _per_second(update, seconds, setting.device)
+    rate = _per_second(update, seconds, setting.device)
+    updates.settle()
+    return rate
 
 
 def _endless(job: loop.Job) -> Iterator[Batch]:
