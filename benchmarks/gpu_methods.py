@@ -16,7 +16,7 @@ from typing import Any
 
 import gpu_record
 import torch
-from gpu_timing import forget_peak, milliseconds, peak_gb
+from gpu_timing import forget_peak, host_waits, milliseconds, peak_gb
 from torch import Tensor
 
 from mae_lite import config, recipes
@@ -117,16 +117,17 @@ def measure(recipe: config.Recipe, mode: str, batch: int, device: torch.device, 
     model: Any = torch.compile(method, dynamic=False) if "compiled" in mode else method
     bf16 = mode.startswith("bf16")
 
-    def step() -> float:
+    def step() -> Tensor:
         method.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16):
-            loss = model(*given).loss
+            loss: Any = model(*given).loss
         loss.backward()
-        return float(loss.detach())
+        value: Tensor = loss.detach()
+        return value
 
-    first = step()
-    times = milliseconds(step, device, seconds=0.01 if tiny else 0.5)
-    return {"loss": first, **times, "images_per_second": batch / times["ms"] * 1e3, "peak_gb": peak_gb(device)}
+    found: dict[str, Any] = {"loss": float(step()), **milliseconds(step, device, seconds=0.01 if tiny else 0.5)}
+    found |= {"images_per_second": batch / found["ms"] * 1e3, "peak_gb": peak_gb(device)}
+    return found | {"host_waits": host_waits(step, device)}
 
 
 def rows(options: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -161,7 +162,8 @@ def text(row: dict[str, Any]) -> str:
     if "ms" not in row:
         return f"{head}{row.get('skipped') or 'FAILED: ' + row['failed']}"
     apart = f"{row['difference']:10.2e}" if "difference" in row else f"{'':10}"
-    return f"{head}loss {row['loss']:9.5f}{apart}{row['images_per_second']:>11,.0f} images/s"
+    waits = f"  the host waits: {', '.join(row['host_waits'])}" if row.get("host_waits") else ""
+    return f"{head}loss {row['loss']:9.5f}{apart}{row['images_per_second']:>11,.0f} images/s{waits}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,11 +1,12 @@
 """Speed of a training step on the device alone: MAE of ViT-Tiny at 224 px, beside plain alternatives of the same run.
 
 All begin with bytes on the device and end with new weights. Ours is the training loop's own update: draws, masks,
-normalisation, the wait for what is not finite, and AdamW. The alternatives: MAE as in transformers, with our sizes,
+normalisation, whether all is finite, and AdamW. The alternatives: MAE as in transformers, with our sizes,
 where that is installed, in bf16 and as it is usually trained, in fp16 with scaled gradients; and a classification step
 of timm's own ViT-Tiny, which sees all patches. Beside them both MAEs for images of 32 px, patch 4. TFLOP/s count what
 the arithmetic of the model needs (mae_lite.costs), and stand next to the device's rate for a large matrix product.
-``kernel_share`` is how much of the time the device computes, by the profiler, for ours at the first batch;
+``kernel_share`` is how much of the time the device computes, by the profiler, for ours at the first batch, and
+``host_waits`` the lines of an update at which the host waits for it;
 ``times_transformers`` is how many times as fast ours is as ViTMAE in fp16 at the same batch.
 
     python benchmarks/gpu_steps.py [--seconds 400] [--device cpu --tiny]
@@ -24,7 +25,7 @@ from typing import Any
 import gpu_record
 import timm
 import torch
-from gpu_timing import forget_peak, kernel_milliseconds, matmul_tflops, milliseconds, peak_gb, wait
+from gpu_timing import forget_peak, host_waits, kernel_milliseconds, matmul_tflops, milliseconds, peak_gb, wait
 from own_step import OwnUpdate
 from peers import vit_mae
 from torch import Tensor, nn
@@ -176,14 +177,17 @@ def measure(name: str, mode: str, batch: int, device: torch.device, tiny: bool) 
 
 
 def profiled(row: dict[str, Any], device: torch.device, tiny: bool) -> dict[str, Any]:
-    """Return the share of its time that a variant spends in kernels; why it is not known, where the profiler fails."""
+    """Return where a variant waits for the device, and the share of its time in kernels, or why that is not known."""
+    waits = None
     try:
         trainee = MAKERS[row["model"]](row["batch"], device, tiny, row["mode"])
-        trainee.step()
+        for _ in range(2):  # the first update is waited for
+            trainee.step()
+        waits = host_waits(trainee.step, device)
         spent = kernel_milliseconds(trainee.step, device, min(int(row["calls"]), _PROFILED))
     except Exception as error:  # a profiler that cannot look must not cost the numbers
-        return {"kernel_share": None, "kernel_share_unknown": f"{type(error).__name__}: {error}"}
-    return {"kernel_share": None if spent is None else spent / row["ms"]}
+        return {"host_waits": waits, "kernel_share": None, "kernel_share_unknown": f"{type(error).__name__}: {error}"}
+    return {"host_waits": waits, "kernel_share": None if spent is None else spent / row["ms"]}
 
 
 def _refused(name: str, mode: str, options: argparse.Namespace, left: float) -> str | None:
@@ -246,7 +250,9 @@ def look_at(found: Sequence[dict[str, Any]], device: torch.device, options: argp
             continue
         row |= profiled(row, device, options.tiny)
         if row["kernel_share"] is not None:
-            print(f"{row['model']}, {row['mode']}, batch {row['batch']}: {row['kernel_share']:.0%} in kernels")
+            waits = ", ".join(row["host_waits"]) or "nowhere"
+            share = f"{row['kernel_share']:.0%} in kernels, the host waits {waits}"
+            print(f"{row['model']}, {row['mode']}, batch {row['batch']}: {share}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -73,6 +75,24 @@ def kernel_milliseconds(step: Callable[[], object], device: torch.device, calls:
     if not spent:
         raise RuntimeError("no kernel was seen")
     return spent / 1e3 / calls
+
+
+def host_waits(step: Callable[[], object], device: torch.device) -> list[str] | None:
+    """Return the lines of a call of ``step`` at which the host waits for the device, as PyTorch sees them.
+
+    Events that are waited for are none of them, nor is what Python does not call. None without a GPU.
+    """
+    if device.type != "cuda":
+        return None
+    wait(device)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return [f"{Path(one.filename).name}:{one.lineno}" for one in found if "synchronizing" in str(one.message)]
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype, side: int) -> float:

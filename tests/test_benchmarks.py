@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, get_args
 
@@ -94,6 +95,22 @@ def test_ours_stands_beside_the_usual_training_of_transformers(monkeypatch: pyte
     ]
     steps.compared(rows)
     assert [row.get("times_transformers") for row in rows] == [3.5, None, None, None, None]
+
+
+def test_waits_of_the_host_are_found_by_their_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing, modes = module("gpu_timing", monkeypatch), list[str]()
+
+    def step() -> None:
+        assert modes == ["warn"]
+        for what in ("called a synchronizing CUDA operation", "something else"):
+            warnings.warn(what, stacklevel=1)
+
+    monkeypatch.setattr(timing, "wait", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    line = step.__code__.co_firstlineno + 3
+    assert timing.host_waits(step, torch.device("cuda")) == [f"test_benchmarks.py:{line}"]
+    assert modes == ["warn", "default"]
+    assert timing.host_waits(step, torch.device("cpu")) is None
 
 
 def test_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
