@@ -186,15 +186,20 @@ def filled(root: Path, text: str) -> tuple[Path, str]:
     return run, marked["title"]
 
 
+def besides_words(tags: list[Any]) -> list[Any]:
+    """Leave out the plain elements that hold the words of a command."""
+    return [tag for tag in tags if tag != ("span", ())]
+
+
 def test_nothing_in_a_run_becomes_markup(tmp_path: Path) -> None:
     run, title = filled(tmp_path / "plain", "harmless")
-    expected = Reader(page.render(compose([run], title))).tags
+    expected = besides_words(Reader(page.render(compose([run], title))).tags)
     assert len(PAYLOADS) * len(FIELDS) >= 400
     tally("payloads", len(PAYLOADS) * len(FIELDS))
     for place, payload in enumerate(PAYLOADS):
         run, title = filled(tmp_path / str(place), payload)
         reader = Reader(page.render(compose([run], title)))
-        assert reader.tags == expected, payload
+        assert besides_words(reader.tags) == expected, payload
         assert not any(name.startswith("on") for _, names in reader.tags for name in names)
         assert all(address.startswith(("data:image/png", "#")) for address in reader.addresses)
         text = "".join(reader.text)

@@ -156,6 +156,31 @@ def test_everything_about_a_run_is_a_click_away(opened: Any) -> None:
     assert "mae-lite finetune digits-finetune" in details[0].text and "labels_per_class" in details[0].text
 
 
+def test_a_command_is_copied_as_it_is(opened: Any) -> None:
+    """Its words are kept in one piece each; in a narrow window it has several lines, of which nothing is copied."""
+    opened.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 600, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+    )
+    details = opened.find_elements(By.CSS_SELECTOR, "#details > details")[0]
+    details.find_element(By.TAG_NAME, "summary").click()
+    shown = details.find_element(By.TAG_NAME, "pre")
+    copied = opened.execute_script(
+        "getSelection().selectAllChildren(arguments[0]); return getSelection().toString()", shown
+    )
+    command = shown.get_property("textContent")
+    assert command.startswith("mae-lite finetune digits-finetune --") and copied.strip() == command
+    one, two = (shown.find_elements(By.TAG_NAME, "span")[place].rect["y"] for place in (0, -1))
+    assert two > one, "in one line nothing was tested"
+
+
+def test_no_table_is_cut_off_in_a_wide_window(opened: Any) -> None:
+    metrics = {"width": 1200, "height": 844, "deviceScaleFactor": 1, "mobile": False}
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    tables = "return [...document.querySelectorAll('.wide')]"
+    cut = f"{tables}.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.innerText)"
+    assert opened.execute_script(cut) == [] != opened.execute_script(tables)
+
+
 def test_no_error_and_no_request(opened: Any) -> None:
     opened.find_elements(By.CSS_SELECTOR, "#table-runs th .sort")[3].click()
     assert [entry for entry in opened.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []

@@ -61,8 +61,17 @@ def _template(name: str) -> jinja2.Template:
     environment.filters["figure"] = lambda svg: markupsafe.Markup(
         svg
     )  # ours escape their text; report.drawings cleans others
+    environment.filters["unbroken"] = _unbroken
     environment.filters["key"] = lambda text: hashlib.sha256(str(text).encode()).hexdigest()[:12]
     return environment.get_template(name)
+
+
+def _unbroken(text: str) -> markupsafe.Markup:
+    """Return commands whose lines end between words only; browsers would also end them at the hyphens of a flag."""
+    lines = (
+        [markupsafe.Markup("<span>{}</span>").format(word) for word in line.split(" ")] for line in text.split("\n")
+    )
+    return markupsafe.Markup("\n").join(markupsafe.Markup(" ").join(line) for line in lines)
 
 
 def _resource(name: str) -> str:
