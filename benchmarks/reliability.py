@@ -77,8 +77,9 @@ LIMITS = """
 - Rot inside a JPEG that still decodes is invisible, unless `mae-lite check --save-hashes` knew the file before.
 - Weights of strangers are loaded as tensors alone; no code in them runs, and no option asks for trust. Their numbers
   can still be wrong: `convert` compares outputs with the formula before it writes.
-- Numbers that are not finite stop a run before the update. There is no fp16, and so no loss scaler that could skip
-  updates for ever: bf16 has the range of fp32, and `--precision fp16` is refused.
+- Numbers that are not finite stop a run before the update, or have it go back and leave the update out. There is no
+  fp16, and so no loss scaler that could skip updates for ever: bf16 has the range of fp32, and `--precision fp16` is
+  refused.
 - Several GPUs, NCCL and real clusters were not tried by these tests: they run on processors, through gloo.
 - A disk across a network may refuse for a moment (EIO, ESTALE): what failed is written again, whole, up to three times
   within three seconds. A row of metrics is not: it is lost, and the next one says so.

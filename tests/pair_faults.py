@@ -21,7 +21,7 @@ from PIL import Image
 
 from mae_lite import config, ending, files
 from mae_lite.data.plan import Plan
-from mae_lite.engine import loop
+from mae_lite.engine import update
 from mae_lite.engine.failure import FOLDER
 from mae_lite.errors import DataError
 from mae_lite.evaluation import accuracy
@@ -61,7 +61,7 @@ def pictures(folder: Path, count: int) -> str:
 
 def listing() -> None:
     """Print which images come to this rank, of training (what is learned from) and of validation (what is measured)."""
-    for owner, what in ((loop, "train"), (accuracy, "val")):
+    for owner, what in ((update, "train"), (accuracy, "val")):
         follow = owner.to_device
 
         def told(batch: Any, *rest: Any, follow: Any = follow, what: str = what) -> Any:

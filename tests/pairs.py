@@ -26,7 +26,7 @@ from typing import Any
 import sklearn.linear_model  # noqa: F401  # the linear probe imports it: once here instead of once per fork
 
 from mae_lite import cli, files, inputs, methods, training
-from mae_lite.engine import checkpoint, loop
+from mae_lite.engine import checkpoint, loop, update
 from mae_lite.errors import DataError
 from mae_lite.evaluation import online, preview
 from mae_lite.methods.mae import MaskedAutoencoder
@@ -222,7 +222,7 @@ PHASES: dict[str, tuple[Any, str]] = {
     "opening data": (inputs, "images"),
     "building the model": (methods, "build"),
     "probes at the start": (online.FeatureProbe, "__call__"),
-    "first update": (loop, "to_device"),
+    "first update": (update, "to_device"),
     "previews": (preview.Previews, "__call__"),
     "save": (checkpoint, "save"),
     "publishing": (training, "_publish"),
