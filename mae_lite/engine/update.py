@@ -103,7 +103,7 @@ class Updates:
         """Wait until it is known that the last update was finite. Nothing of the run's state may be read before.
 
         Raises:
-            NotFinite: it was not. Weights, optimiser and ``seen`` are what they were before it, the gradients its own.
+            NotFinite: it was not. Weights and optimiser are what they were before it, gradients and ``seen`` its own.
         """
         made, self._unsettled = self._unsettled, None
         if made is None or made.is_finite():
