@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any, Protocol
 
@@ -27,6 +28,8 @@ _PREFETCHED = 4
 """Batches that each worker reads ahead."""
 _LOOK_SECONDS = 5.0
 """How often PyTorch looks whether the workers still live, while it waits for one."""
+_END_SECONDS = 5.0
+"""The longest time from the loss of a connection to a worker until its end is seen; a great one frees memory first."""
 
 
 class Slots:
@@ -121,8 +124,8 @@ class Loader:
                         raise item
                     done += 1
                     yield item
-            except RuntimeError as error:
-                if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+            except (RuntimeError, OSError, EOFError) as error:
+                if not _is_lost(error, getattr(batches, "_workers", ())):
                     raise  # a bug in what a worker ran
                 found = _what_happened(batches._workers, self._samples.slots) or str(error).splitlines()[0]
                 for process in batches._workers:
@@ -165,6 +168,14 @@ def _deaths_are_no_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+
+
+def _is_lost(error: Exception, processes: Sequence[multiprocessing.Process]) -> bool:
+    """Say whether an error of PyTorch's loader means that a worker died or hangs."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith(("DataLoader worker", "DataLoader timed out"))
+    # A batch it left is fetched over a connection to the worker, which breaks a moment before its end can be seen.
+    return bool(processes) and bool(wait([process.sentinel for process in processes], timeout=_END_SECONDS))
 
 
 def _lost(found: str) -> DiskError:
