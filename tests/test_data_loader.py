@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mae_lite.config import Augmentation
+from mae_lite.data import workers
 from mae_lite.data.bad_files import BadFiles
 from mae_lite.data.loader import Batch, Plan, evaluation_loader, to_device, training_loader, watched
 from mae_lite.data.opening import open_source
@@ -288,29 +289,62 @@ def test_a_lost_worker_is_replaced_once_and_then_named(
             assert process.exitcode is not None
 
 
+def seen_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a process that has ended count as alive until somebody joins it, as it does for a moment.
+
+    Its connections break before that, which is how a batch that it left is missed.
+    """
+    kind, joined = multiprocessing.process.BaseProcess, set[int | None]()
+    join, exitcode = kind.join, vars(kind)["exitcode"].fget
+
+    def joining(self: multiprocessing.process.BaseProcess, timeout: float | None = None) -> None:
+        join(self, timeout)
+        joined.add(self.pid)
+
+    monkeypatch.setattr(kind, "join", joining)
+    monkeypatch.setattr(kind, "exitcode", property(lambda self: exitcode(self) if self.pid in joined else None))
+    monkeypatch.setattr(kind, "is_alive", lambda self: self.pid not in joined)
+
+
 @pytest.mark.parametrize("seen", [True, False])
 def test_a_worker_that_dies_while_nobody_waits_for_it_is_replaced_too(
     digits: Source, seen: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when the machine is out of memory in the midst of an update; its end may be seen later than it is felt."""
+    """As when the machine is out of memory in the midst of an update."""
     few = subset(digits, np.arange(60))
     expected = list(evaluation_loader(few, EvalTransform(AUGMENTATION, 8, 1), batch_size=3, channels=1))
     before = {process.pid for process in multiprocessing.active_children()}
     found = []
     batches = iter(evaluation_loader(few, EvalTransform(AUGMENTATION, 8, 1), batch_size=3, channels=1, workers=2))
     found.append(next(batches))
-    for process in multiprocessing.active_children():
-        if process.pid not in before:
-            process.kill()
+    first, second = sorted(
+        process.pid or 0 for process in multiprocessing.active_children() if process.pid not in before
+    )
+    os.kill(first, signal.SIGKILL)
+    if seen:
+        os.kill(second, signal.SIGKILL)
     time.sleep(0.5)  # an update
-    if not seen:  # connections to a process that ends break before it counts as ended
-        monkeypatch.setattr(multiprocessing.process.BaseProcess, "is_alive", lambda _: True)
-    found += batches
-    monkeypatch.undo()
-    assert any("was killed by SIGKILL" in line and "are started again" in line for line in caplog.messages)
+    with monkeypatch.context() as patched:
+        if not seen:
+            seen_late(patched)
+        found += batches
+    (line,) = (line for line in caplog.messages if "are started again" in line)
+    assert "worker 0 was killed by SIGKILL" in line and ("worker 1 was killed by SIGKILL" in line) == seen
+    assert seen or "worker 1" not in line
     assert len(found) == len(expected) == 20
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours.images, theirs.images) and torch.equal(ours.ids, theirs.ids)
+
+
+def test_a_connection_that_ends_without_a_word_tells_of_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = multiprocessing.get_context("fork").Process(target=os._exit, args=(9,))
+    process.start()
+    time.sleep(0.2)
+    seen_late(monkeypatch)
+    assert workers._is_lost(EOFError(), [process])
+    assert workers._what_happened([process], workers.Slots(1)) == "worker 0 ended with exit code 9, at 'no image'"
+    assert not workers._is_lost(EOFError(), [])
+    assert not workers._is_lost(RuntimeError("a bug"), [process])
 
 
 SCRIPT = """

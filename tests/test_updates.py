@@ -241,6 +241,25 @@ def test_images_that_fail_do_not_hide_it(monkeypatch: pytest.MonkeyPatch, device
                     updates.make(step)
 
 
+@pytest.mark.usefixtures("beside")
+def test_no_memory_for_its_gradients_once_more_does_not_hide_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = rates.open_setting(short(), toy.runtime(Path("unused")), 16).job
+    updates, steps, backward = Updates(job, rates._endless(job)), list[int](), update._backward
+
+    def full(job: Any, step: int, *others: Any) -> Any:
+        steps.append(step)
+        if len(steps) > 3:
+            raise torch.OutOfMemoryError("full")
+        return backward(job, step, *others)
+
+    monkeypatch.setattr(update, "_backward", full)
+    refusing(monkeypatch, 2)
+    with pytest.raises(NotFinite, match="update 2: "):
+        for step in range(4):
+            updates.make(step)
+    assert steps == [0, 1, 2, 3, 2]
+
+
 def three_good_ones(batches: Iterator[Batch]) -> Iterator[Batch]:
     yield from itertools.islice(batches, 3)
     raise DataError("the fourth cannot be read", fix="none")

@@ -127,7 +127,7 @@ class Loader:
             except (RuntimeError, OSError, EOFError) as error:
                 if not _is_lost(error, getattr(batches, "_workers", ())):
                     raise  # a bug in what a worker ran
-                found = _what_happened(batches._workers, self._samples.slots) or str(error).splitlines()[0]
+                found = _what_happened(batches._workers, self._samples.slots) or repr(error)
                 for process in batches._workers:
                     process.kill()  # PyTorch would wait five seconds for each one that hangs
                 if lost is not None and done - lost <= 2 * _PREFETCHED * self._workers:
@@ -175,7 +175,11 @@ def _is_lost(error: Exception, processes: Sequence[multiprocessing.Process]) -> 
     if isinstance(error, RuntimeError):
         return str(error).startswith(("DataLoader worker", "DataLoader timed out"))
     # A batch it left is fetched over a connection to the worker, which breaks a moment before its end can be seen.
-    return bool(processes) and bool(wait([process.sentinel for process in processes], timeout=_END_SECONDS))
+    by_end = {process.sentinel: process for process in processes}
+    ended = [by_end[end] for end in wait(list(by_end), timeout=_END_SECONDS if by_end else 0) if isinstance(end, int)]
+    for process in ended:
+        process.join(timeout=_END_SECONDS)  # or it would have no exit code yet, and another one be blamed
+    return bool(ended)
 
 
 def _lost(found: str) -> DiskError:

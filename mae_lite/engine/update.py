@@ -10,6 +10,7 @@ the next update is already on its way. Nobody may look at weights or optimiser b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -111,8 +112,9 @@ class Updates:
         job = self._job
         job.optimizer.zero_grad(set_to_none=True)
         epoch = _on_schedule(job, made.step)
-        _backward(job, made.step, made.foods, [])  # once more, for its gradients: they tell where it begins
-        job.method.after_backward(epoch)
+        with suppress(torch.OutOfMemoryError):  # after an update for which there was no memory: they are only told of
+            _backward(job, made.step, made.foods, [])  # once more, for its gradients: they tell where it begins
+            job.method.after_backward(epoch)
         raise refuse(made.step, made.loss, made.norm)
 
     def leave_out(self) -> None:
