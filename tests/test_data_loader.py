@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,7 +338,7 @@ def test_a_worker_that_dies_while_nobody_waits_for_it_is_replaced_too(
 
 
 def test_a_connection_that_ends_without_a_word_tells_of_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    process = multiprocessing.get_context("fork").Process(target=os._exit, args=(9,))
+    process = multiprocessing.Process(target=os._exit, args=(9,))
     process.start()
     time.sleep(0.2)
     seen_late(monkeypatch)
@@ -388,6 +389,17 @@ def test_normalisation() -> None:
         assert torch.allclose(moved.images[:, channel].double(), expected, atol=1e-6)
     assert moved.images.dtype == torch.float32 and batch.images.dtype == torch.uint8
     assert moved.labels.tolist() == [1, 2] and moved.ids.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("views", [1, 2])
+def test_colours_travel_pixel_by_pixel_and_are_parted_on_the_device(digits: Source, views: int, workers: int) -> None:
+    transform = TrainTransform(Augmentation(views=views), 8, 3, "fast")
+    (batch,) = training_loader(digits, transform, PLAN, channels=3, start_step=0, stop_step=1, workers=workers)
+    pixels, parted = batch.images.flatten(0, -4), replace(batch, images=batch.images.contiguous())
+    assert pixels.shape == (24 * views, 3, 8, 8) and pixels.is_contiguous(memory_format=torch.channels_last)
+    one, other = (to_device(from_it, "cpu", (0.5,), (0.25,)).images for from_it in (batch, parted))
+    assert one.is_contiguous() and torch.equal(one, other)
 
 
 def test_everything_a_worker_needs_can_be_pickled(digits: Source) -> None:

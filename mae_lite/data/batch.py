@@ -15,7 +15,8 @@ class Batch:
     """B samples."""
 
     images: Tensor
-    """[B, C, H, H] uint8, or [B, V, C, H, H] of V > 1 views; float32 and normalised after :func:`to_device`."""
+    """[B, C, H, H] uint8, or [B, V, C, H, H] of V > 1 views, in any order in memory; after :func:`to_device` float32,
+    normalised and contiguous."""
     labels: Tensor
     """[B] int64, -1 without labels."""
     ids: Tensor
@@ -56,16 +57,17 @@ def to_device(batch: Batch, device: torch.device | str, mean: tuple[float, ...],
 
 
 def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Return uint8 pixels [..., C, H, W] as (x / 255 - mean) / std in float32, on their device.
+    """Return uint8 pixels [..., C, H, W] as (x / 255 - mean) / std in float32, on their device, channel by channel.
 
     Args:
-        pixels: of any number of images, or of one.
+        pixels: of any number of images, or of one; in any order in memory.
         mean: [C] channel means of pixels in 0 to 1.
         std: [C] channel deviations of pixels in 0 to 1.
     """
     shape, device = (-1, 1, 1), pixels.device
     centre, spread = (uploaded(torch.tensor(values).view(shape), device) for values in (mean, std))
-    return pixels.float().div_(255).sub_(centre).div_(spread)
+    planes = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+    return planes.div_(255).sub_(centre).div_(spread)
 
 
 def uploaded(values: Tensor, device: torch.device) -> Tensor:

@@ -120,7 +120,14 @@ class _Samples(Samples):
         return self._batch(images, ids, bad, smaller)
 
     def _empty(self, count: int, views: int, height: int, width: int) -> Pixels:
-        return np.empty((count, views, self.channels, height, width), np.uint8)
+        """Return room for images [B, V, C, H, W]; in colour, with the three bytes of a pixel side by side.
+
+        So they come from decoding and resizing, and to part them would take a third of the time of a crop; the device
+        does it in passing (:func:`mae_lite.data.batch.normalised`).
+        """
+        if self.channels != 3:
+            return np.empty((count, views, self.channels, height, width), np.uint8)
+        return np.empty((count, views, height, width, 3), np.uint8).transpose(0, 1, 4, 2, 3)
 
     def _batch(self, images: Pixels, ids: list[int], bad: list[BadFile], local: Pixels | None) -> Batch:
         """Return a batch of uint8 images [B, V, C, H, W]."""
