@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,23 +242,36 @@ def test_images_that_fail_do_not_hide_it(monkeypatch: pytest.MonkeyPatch, device
                     updates.make(step)
 
 
+class Held:
+    """Something in memory."""
+
+
 @pytest.mark.usefixtures("beside")
 def test_no_memory_for_its_gradients_once_more_does_not_hide_it(monkeypatch: pytest.MonkeyPatch) -> None:
     job = rates.open_setting(short(), toy.runtime(Path("unused")), 16).job
     updates, steps, backward = Updates(job, rates._endless(job)), list[int](), update._backward
+    alive, before = set[int](), list[set[int]]()
 
     def full(job: Any, step: int, *others: Any) -> Any:
         steps.append(step)
-        if len(steps) > 3:
+        held = Held()  # as an update holds what its gradients need
+        before.append(alive.copy())
+        alive.add(id(held))
+        weakref.finalize(held, alive.discard, id(held))
+        if len(steps) == 4:
             raise torch.OutOfMemoryError("full")
-        return backward(job, step, *others)
+        numbers = backward(job, step, *others)
+        if len(steps) == 5:
+            raise torch.OutOfMemoryError("full, with some gradients made")
+        return numbers
 
     monkeypatch.setattr(update, "_backward", full)
     refusing(monkeypatch, 2)
     with pytest.raises(NotFinite, match="update 2: "):
         for step in range(4):
             updates.make(step)
-    assert steps == [0, 1, 2, 3, 2]
+    assert steps == [0, 1, 2, 3, 2] and not any(before)
+    assert all(parameter.grad is None for parameter in job.method.parameters())
 
 
 def three_good_ones(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -122,8 +122,8 @@ class _Samples(Samples):
     def _empty(self, count: int, views: int, height: int, width: int) -> Pixels:
         """Return room for images [B, V, C, H, W]; in colour, with the three bytes of a pixel side by side.
 
-        So they come from decoding and resizing, and to part them would take a third of the time of a crop; the device
-        does it in passing (:func:`mae_lite.data.batch.normalised`).
+        So they come from decoding and resizing, and to part them would take a third of the time of a crop. A GPU does
+        it in passing (:func:`mae_lite.data.batch.normalised`); a CPU then needs most of what was saved here.
         """
         if self.channels != 3:
             return np.empty((count, views, self.channels, height, width), np.uint8)

@@ -127,7 +127,9 @@ class Loader:
             except (RuntimeError, OSError, EOFError) as error:
                 if not _is_lost(error, getattr(batches, "_workers", ())):
                     raise  # a bug in what a worker ran
-                found = _what_happened(batches._workers, self._samples.slots) or repr(error)
+                found = _what_happened(batches._workers, self._samples.slots) or (
+                    str(error).partition("\n")[0] or repr(error)
+                )
                 for process in batches._workers:
                     process.kill()  # PyTorch would wait five seconds for each one that hangs
                 if lost is not None and done - lost <= 2 * _PREFETCHED * self._workers:

@@ -9,8 +9,8 @@ the next update is already on its way. Nobody may look at weights or optimiser b
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -63,8 +63,10 @@ class Updates:
         epoch = _on_schedule(job, step)
         try:
             foods, numbers = self._backward(step, seen)
-        except Exception:
-            self.settle()  # an update that failed comes before whatever keeps the next from being made
+        except Exception as error:
+            if self._unsettled is not None:
+                traceback.clear_frames(error.__traceback__)  # what they hold of a device's memory may be wanted
+                self.settle()  # an update that failed comes before whatever keeps the next from being made
             raise
         job.method.after_backward(epoch)
         self._feed.prepare(step + 1, job.plan.micro_rows(0))  # while the device computes: it may be waited for
@@ -104,7 +106,8 @@ class Updates:
         """Wait until it is known that the last update was finite. Nothing of the run's state may be read before.
 
         Raises:
-            NotFinite: it was not. Weights and optimiser are what they were before it, gradients and ``seen`` its own.
+            NotFinite: it was not. Weights and optimiser are what they were before it, gradients and ``seen`` its own;
+                without memory for its gradients there are none.
         """
         made, self._unsettled = self._unsettled, None
         if made is None or made.is_finite():
@@ -112,9 +115,11 @@ class Updates:
         job = self._job
         job.optimizer.zero_grad(set_to_none=True)
         epoch = _on_schedule(job, made.step)
-        with suppress(torch.OutOfMemoryError):  # after an update for which there was no memory: they are only told of
+        try:
             _backward(job, made.step, made.foods, [])  # once more, for its gradients: they tell where it begins
             job.method.after_backward(epoch)
+        except torch.OutOfMemoryError:
+            job.optimizer.zero_grad(set_to_none=True)  # a part of them would tell of a wrong place
         raise refuse(made.step, made.loss, made.norm)
 
     def leave_out(self) -> None:
